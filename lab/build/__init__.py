@@ -1,0 +1,1 @@
+"""From buildspec to artifact."""

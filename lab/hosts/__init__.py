@@ -1,0 +1,1 @@
+"""From the site file to the files of two hosts."""

@@ -1,0 +1,1 @@
+"""Two real nodes, a third one, and the cables between them."""

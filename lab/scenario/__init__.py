@@ -1,0 +1,1 @@
+"""Faults, acknowledged writes, one history, and the invariants over it."""

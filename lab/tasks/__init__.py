@@ -1,0 +1,1 @@
+"""The Invoke tasks: one module a collection, no logic."""
