@@ -130,6 +130,8 @@ def test_unknown_set_is_bad_input(dev: Dev, words: list[str]) -> None:
         ("invoke --list", []),
         ("invoke --help lab.up", []),
         ("invoke hosts.render out", []),
+        ("invoke hosts.check", ["test"]),
+        ("invoke build.list", []),
         ("invoke lab.doctor", []),
         ("invoke lab.up", ["lab"]),
         ("inv lab.up --name two", ["lab"]),
