@@ -3,6 +3,7 @@
 Sessions run in the environment that ./dev makes, with the tools that requirements.txt locks.
 """
 
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,14 @@ def _pytest(session: nox.Session, *arguments: str) -> None:
     _run(session, "pytest", f"--junitxml=out/junit-{session.name}.xml", *arguments, *session.posargs)
 
 
+def _shell_scripts() -> list[str]:
+    files = [
+        Path("dev"),
+        *(path for top in (".ci", "hostfiles", "lab") for path in Path(top).rglob("*") if path.is_file()),
+    ]
+    return [str(path) for path in files if re.match(rb"#! ?/\S*\b(ba|da)?sh\b", path.read_bytes()[:80])]
+
+
 @nox.session(tags=["fast"])
 def lint(session: nox.Session) -> None:
     """Style, types, import rules, shell scripts, and the schemas of both CI files."""
@@ -37,7 +46,7 @@ def lint(session: nox.Session) -> None:
     _run(session, "ruff", "format", "--check", ".")
     _run(session, "mypy")
     _run(session, "lint-imports")
-    _run(session, "shellcheck", "dev", ".ci/run")
+    _run(session, "shellcheck", *_shell_scripts())
     _run(session, "check-jsonschema", "--builtin-schema", "vendor.github-workflows", ".github/workflows/ci.yml")
     _run(session, "check-jsonschema", "--builtin-schema", "vendor.gitlab-ci", "docs/ci/gitlab.yml")
 
