@@ -1,0 +1,1 @@
+"""Artifacts from their buildspecs: stand-in until the tasks are here."""
