@@ -12,7 +12,6 @@ import yaml
 
 from lab import proc
 from lab.errors import HapairError, HostLacks
-from lab.hosts.render import catalog
 from lab.hosts.tree import File, Tree, write
 
 LIMIT_S = 20.0
@@ -70,7 +69,7 @@ def _paths(tree: Tree, validator: str) -> list[str]:
     return [path for path, entry in tree.entries.items() if isinstance(entry, File) and entry.validator == validator]
 
 
-def _drbdadm(node: str, root: Path, paths: Sequence[str]) -> list[str]:
+def _drbdadm(node: str, root: Path, _paths: Sequence[str]) -> list[str]:
     program = proc.which("drbdadm", "drbd-utils")
     done = proc.run(
         [program, "-c", root / "etc/drbd.conf", "dump"],
