@@ -19,16 +19,11 @@ nox.options.default_venv_backend = "none"
 nox.options.error_on_missing_interpreters = False
 
 TOOLS = Path(sys.executable).parent
-SCENARIO_LIMIT_S = 900  # one scenario, its pair included, on a slow machine
 
 
 def _run(session: nox.Session, tool: str, *arguments: str) -> None:
     # By path, so that `.venv/bin/nox` does the same as nox in the activated environment.
     session.run(str(TOOLS / tool), *arguments, env={"PYTHONPATH": "hostfiles/runtime"})
-
-
-def _pytest(session: nox.Session, *arguments: str) -> None:
-    _run(session, "pytest", f"--junitxml=out/junit-{session.name}.xml", *arguments, *session.posargs)
 
 
 def _shell_scripts() -> list[str]:
@@ -54,19 +49,19 @@ def lint(session: nox.Session) -> None:
 @nox.session(tags=["fast"])
 def unit(session: nox.Session) -> None:
     """Unit tests: no node, no network, and processes only where a test is marked for them."""
-    _pytest(session, "tests/unit")
+    _run(session, "pytest", "--junitxml=out/junit-unit.xml", "tests/unit", *session.posargs)
 
 
 @nox.session(tags=["lab", "slow"])
 def failover(session: nox.Session) -> None:
     """Failover scenarios on two real nodes, every invariant audited after each."""
-    _pytest(session, f"--timeout={SCENARIO_LIMIT_S}", "-m", "not planted", "tests/scenarios/failover")
+    _run(session, "pytest", "tests/scenarios/failover", *session.posargs)
 
 
 @nox.session(tags=["lab", "slow"], default=False)
 def planted(session: nox.Session) -> None:
     """Planted faults, one for each scenario: each must turn its scenario red."""
-    _pytest(session, f"--timeout={SCENARIO_LIMIT_S}", "-m", "planted", "tests/scenarios")
+    _run(session, "pytest", "-m", "planted", "tests/scenarios", *session.posargs)
 
 
 @nox.session(default=False, venv_backend="venv")
