@@ -32,6 +32,7 @@ from lab.scenario.verdict import Verdict, invalid, together, unknown, valid
 Invariant = Callable[[Sequence[Event], Facts, Expectation], Verdict]
 
 SHOWN = 5  # examples in an explanation
+CLOCK_S = 0.25  # far below the time between the last answer of one node and the promotion of the other
 FENCED = {"3", "4", "7"}  # exit codes of fence-peer that DRBD 8.4 takes as success; 5 is fail-open and never returned
 
 
@@ -75,9 +76,20 @@ def never_two_primaries(events: Sequence[Event], _: Facts, __: Expectation) -> V
         [
             in_turns(events, [Seen(a.boot, a.started, a.t, f"ack of {a.line}") for a in acks(events)]),
             _none("the kernel says", split),
+            *_clocks(events),
             unknown(f"nobody followed the journal of {' and '.join(unfollowed)}") if unfollowed else valid(),
         ]
     )
+
+
+def _clocks(events: Sequence[Event]) -> list[Verdict]:
+    """Clocks that are apart make the order of events of different nodes worthless."""
+    offsets = {e.text("node"): e.number("offset_s") for e in events if e.kind == "clock"}
+    return [
+        unknown(f"the clock of {node} is off by {offset:.2f} s, or could not be read")
+        for node, offset in offsets.items()
+        if not abs(offset) <= CLOCK_S
+    ]
 
 
 def one_address(events: Sequence[Event], facts: Facts, _: Expectation) -> Verdict:
