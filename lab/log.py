@@ -201,10 +201,12 @@ class _Live:
     def begin(self, step: Step) -> None:
         with self._guard:
             self._running[step] = Spinner("dots")
+        self._live.refresh()
 
     def end(self, step: Step, *, good: bool) -> None:
         with self._guard:
             del self._running[step]
+        self._live.refresh()
         self._line("  ", step, good)
 
     def close(self, *, good: bool) -> None:

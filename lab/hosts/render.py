@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, meta
 from pydantic import Field
 
 from lab.errors import HapairError
@@ -19,6 +19,7 @@ from lab.paths import PROJECT
 from lab.yamlio import load_model
 
 HOSTFILES = PROJECT / "hostfiles"
+TEMPLATES = HOSTFILES / "templates"
 
 Each = Literal["node", "interface", "resource", "container"]
 Mode = Annotated[str, Field(pattern=r"^0[0-7]{3}$")]
@@ -81,7 +82,7 @@ def render(site: Site, node: str, *, runtime: bytes | None = None) -> Tree:
     Raises:
         HapairError: a template uses a variable that there is not, or two entries have one path.
     """
-    environment = _environment(HOSTFILES / "templates")
+    environment = _environment(TEMPLATES)
     entries: dict[str, File | Link] = {}
 
     def place(path: str, entry: File | Link) -> None:
@@ -109,6 +110,12 @@ def render_all(site: Site, *, runtime: bytes | None = None) -> dict[str, Tree]:
     """Return the files of both nodes, by name."""
     archive = zipapp() if runtime is None else runtime
     return {node: render(site, node, runtime=archive) for node in site.nodes}
+
+
+def variables(template: str) -> frozenset[str]:
+    """Return the names that a template uses, for the table in hostfiles/README.md."""
+    text = (TEMPLATES / template).read_text(encoding="utf-8")
+    return frozenset(meta.find_undeclared_variables(_environment(TEMPLATES).parse(text)))
 
 
 def runtime_config(site: Site, node: str) -> dict[str, Any]:

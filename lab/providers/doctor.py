@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from lab import paths, proc
 from lab.errors import HapairError
 from lab.providers import memory
+from lab.providers.pair import available_memory_mb
 
 NEEDED_DISK_BYTES = 6 << 30
 """Sources, kernel tree, image and the disks of one lab, at their largest, all together."""
@@ -87,18 +88,11 @@ def _python() -> Finding:
 
 
 def _memory(memory_mb: int) -> Finding:
-    available_mb = int(_meminfo("MemAvailable") / 1024)
+    available_mb = available_memory_mb()
     text = f"{available_mb} MiB available, the three nodes may use {memory_mb} MiB"
     if available_mb < memory_mb:
         return Finding("memory", Grade.BAD, text, "stop other programs, or lower lab.memory_mb in the site file")
     return Finding("memory", Grade.GOOD, text)
-
-
-def _meminfo(field: str) -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1])
-    return 0
 
 
 def _memory_folder() -> Finding:
@@ -113,7 +107,9 @@ def _pdeathsig() -> Finding:
     try:
         proc.run(["setpriv", "--pdeathsig", "KILL", "true"], limit_s=5)
     except HapairError as error:
-        return Finding("setpriv", Grade.BAD, error.message.splitlines()[0], "apt-get install util-linux (2.33 or newer)")
+        return Finding(
+            "setpriv", Grade.BAD, error.message.splitlines()[0], "apt-get install util-linux (2.33 or newer)"
+        )
     return Finding("setpriv", Grade.GOOD, "ties the nodes' lives to their supervisor")
 
 
@@ -146,7 +142,9 @@ def _programs(subject: str, programs: dict[str, str], cached: bool) -> Finding:
         return Finding(subject, Grade.GOOD, "has all its programs")
     grade = Grade.WORSE if cached else Grade.BAD
     state = "in the cache" if cached else "not built yet"
-    return Finding(subject, grade, f"{state}; missing: {', '.join(missing)}", "./dev --packages lab prints the packages")
+    return Finding(
+        subject, grade, f"{state}; missing: {', '.join(missing)}", "./dev --packages lab prints the packages"
+    )
 
 
 def _path() -> str:
@@ -162,7 +160,9 @@ def _headers(cached: bool) -> Finding:
         source.write_text("#include <gelf.h>\nint main(void) { return 0; }\n")
         done = proc.run(["gcc", "-c", source, "-o", source.with_suffix(".o")], limit_s=20, check=False)
     if done.code:
-        return Finding(subject, Grade.BAD, "a program that includes gelf.h does not compile", "apt-get install libelf-dev")
+        return Finding(
+            subject, Grade.BAD, "a program that includes gelf.h does not compile", "apt-get install libelf-dev"
+        )
     return Finding(subject, Grade.GOOD, "compile")
 
 

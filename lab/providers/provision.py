@@ -1,7 +1,6 @@
 """The first set-up of a pair, step by step on booted nodes, with the commands an administrator would use.
 
-The agents must not run meanwhile (kernel argument `systemd.mask=hapair-agent.service`): they would act on a resource
-that has no file system yet.
+The agents must not run meanwhile (see `seed`): they would act on a resource that has no file system yet.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from lab.deadline import Deadline, wait_until
+from lab.errors import HapairError
 from lab.hosts.site import Resource, Site
 from lab.providers.base import Lab, Node
 
@@ -58,13 +58,21 @@ def provision(lab: Lab, site: Site, trees: Mapping[str, bytes], note: Callable[[
     third.power_off()
 
 
+def boot_id(node: Node) -> str:
+    """Return the identity of a node's present boot (random(4)), or "" while the node does not answer."""
+    try:
+        return node.get("/proc/sys/kernel/random/boot_id").decode().strip()
+    except HapairError:
+        return ""
+
+
 def _install(node: Node, tree: bytes) -> None:
     """Unpack the rendered files and restart: host name and interface names are read at boot."""
     node.run(["tar", "-C", "/", "--no-same-owner", "-xf", "-"], stdin=tree, limit_s=COMMAND_S)
-    before = node.boot_id()
+    before = boot_id(node)
     node.run(["systemctl", "reboot"], limit_s=COMMAND_S, check=False)
     deadline = Deadline.after(BOOT_S)
-    wait_until(f"{node.name} has restarted", lambda: node.boot_id() not in ("", before), deadline, pause_s=0.2)
+    wait_until(f"{node.name} has restarted", lambda: boot_id(node) not in ("", before), deadline, pause_s=0.2)
 
 
 def _install_store(third: Node, tree: bytes) -> None:
@@ -91,18 +99,13 @@ def _make_filesystem(node: Node, name: str, resource: Resource) -> None:
 
 def _make_containers(node: Node, third: Node, site: Site, name: str) -> None:
     node.run(["systemctl", "start", f"{name}lxd.service"], limit_s=LXD_S)
-    node.run(["sh", "-c", f"{name} init --preseed < /etc/hapair/{name}.preseed.yaml"], limit_s=LXD_S)
+    node.run(["sh", "-c", f"{name} lxd init --preseed < /etc/hapair/{name}.preseed.yaml"], limit_s=LXD_S)
     _run(node, name, "lxc", "image", "import", "/usr/share/hapair-lab/writer.tar.gz", "--alias", "writer")
     for container, spec in site.containers.items():
         if spec.resource != name:
             continue
-        _run(node, name, "lxc", "init", spec.image, container)
-        addresses = ",".join(str(address) for address in spec.addresses)
-        parent = site.nodes[node.name].lan.interface
-        nic = ["name=eth0", "nictype=routed", f"parent={parent}", f"ipv4.address={addresses}"]
-        # The fence already proves that nobody else holds the address; the probe only delays the start.
-        nic.append("ipv4.neighbor_probe=false")
-        _run(node, name, "lxc", "config", "device", "add", container, "eth0", "nic", *nic)
+        config = f"/etc/hapair/{container}.container.yaml"
+        _run(node, "sh", "-c", f"{name} lxc init {spec.image} {container} < {config}")
         _run(node, name, "lxc", "start", container)
         third.run(["sh", "-c", ANSWERS.format(address=spec.addresses[0])], limit_s=COMMAND_S)
 

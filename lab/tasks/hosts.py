@@ -22,7 +22,7 @@ def render(_context: Context, folder: str, site: str = str(EXAMPLE)) -> None:
     """Write every file that the nodes need below FOLDER, in place of what was rendered there before."""
     written = write(render_all(load_site(Path(site))), Path(folder))
     for path in written:
-        log.say(str(path))
+        log.out(str(path))
     log.say(f"{len(written)} files and links")
 
 
@@ -31,4 +31,4 @@ def render(_context: Context, folder: str, site: str = str(EXAMPLE)) -> None:
 def check(_context: Context, site: str = str(EXAMPLE)) -> None:
     """Check the site file, and what is rendered from it with the programs that will read it."""
     for verdict in validate(render_all(load_site(Path(site)))):
-        log.say(str(verdict))
+        log.out(str(verdict))
