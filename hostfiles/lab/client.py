@@ -25,6 +25,7 @@ import urllib.request
 
 ETHERTYPE_ARP = 0x0806  # IEEE 802 numbers
 ARP_REQUEST = 1  # RFC 826
+OBSERVER = bytes.fromhex("02005e0002fe")  # locally administered, on no interface of the lab
 BROADCAST = b"\xff" * 6
 CONNECT_LIMIT_S = 0.5  # a lost SYN is sent again after 1 s only (RFC 6298): trying anew sees a return sooner
 
@@ -166,8 +167,12 @@ def listen_arp(link: socket.socket, wanted: str) -> None:
 
 
 def ask_arp(link: socket.socket, options: argparse.Namespace) -> None:
-    """Ask who has the address, every `interval` seconds."""
-    frame = arp_request(link.getsockname()[4], options.own_address, options.address)
+    """Ask who has the address, every `interval` seconds, in the name of a machine that does not exist.
+
+    Answers to this node's own addresses would keep its kernel's neighbour table right, and so hide what a user of
+    the LAN suffers. The sender cannot stay empty (RFC 5227): Linux gives such a probe no proxy's answer.
+    """
+    frame = arp_request(OBSERVER, options.observer, options.address)
     while not _stop.wait(options.interval):
         try:
             link.send(frame)
@@ -239,7 +244,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     probing.add_argument("--timeout", type=float, default=1.0)
     probing.add_argument("--interval", type=float, default=0.1)
     probing.add_argument("--interface", default="lan0", help="empty: no ARP")
-    probing.add_argument("--own-address", default="0.0.0.0", help="0.0.0.0 makes an ARP probe (RFC 5227)")  # noqa: S104 - not a listener
+    probing.add_argument("--observer", default="192.0.2.254", help="an address that nobody has, to ask from")
     getting = modes.add_parser("get")
     getting.add_argument("url")
     getting.add_argument("--timeout", type=float, default=5.0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lab.deadline import Deadline, wait_until
 from lab.errors import HapairError, TimedOut
 from lab.hosts.site import Site
-from lab.providers.base import Lab, Node
+from lab.providers.base import CLEAN, Lab, Node
 from lab.scenario import invariants
 from lab.scenario.observed import NODES, Expectation, Facts, NodeFacts
 from lab.scenario.recorder import parse_events2
@@ -40,7 +40,7 @@ class Place:
 
     container: str
     address: str
-    third_address: str
+    observer: str
     resource: str
     mount: str
     lxd_dir: str
@@ -56,7 +56,7 @@ class Place:
         return cls(
             container=container,
             address=str(spec.addresses[0]),
-            third_address=str(site.lab.third.address.ip),
+            observer=_unused(site),
             resource=spec.resource,
             mount=resource.mount,
             lxd_dir=resource.lxd_dir,
@@ -64,6 +64,24 @@ class Place:
             lock_url=f"{site.store.url}/v1/locks/{site.pair}-{spec.resource}",
             macs={node.lan.mac: name for name, node in site.nodes.items()},
         )
+
+
+def _unused(site: Site) -> str:
+    """Return the highest address of the LAN that the site gives to nobody."""
+    taken = {node.lan.address.ip for node in site.nodes.values()} | {site.lab.third.address.ip}
+    taken |= {address for spec in site.containers.values() for address in spec.addresses}
+    lan = site.lab.third.address.network
+    return str(next(host for number in range(2, lan.num_addresses) if (host := lan[-number]) not in taken))
+
+
+def impairments(lab: Lab) -> tuple[str, ...] | None:
+    """Return the links that a fault is still in force on, as `node/network`."""
+    try:
+        links = lab.status().links
+    except HapairError:
+        return None
+    bad = [link for link in links if not (link.plugged and link.outward == CLEAN and link.inward == CLEAN)]
+    return tuple(f"{link.node}/{link.network}" for link in bad)
 
 
 def node_facts(node: Node, mount: str) -> NodeFacts:
@@ -104,7 +122,7 @@ def drbd_state(dump: str) -> dict[str, str]:
     return state
 
 
-def facts(lab: Lab, place: Place, *, baseline: Sequence[str], impairments: Sequence[str]) -> Facts:
+def facts(lab: Lab, place: Place, *, baseline: Sequence[str], impairments: Sequence[str] | None) -> Facts:
     """Ask everything; a scrub runs on the node that has the file system mounted."""
     third = lab.nodes["third"]
     nodes = {name: node_facts(lab.nodes[name], place.mount) for name in NODES}
@@ -117,7 +135,7 @@ def facts(lab: Lab, place: Place, *, baseline: Sequence[str], impairments: Seque
         baseline=tuple(baseline),
         macs=place.macs,
         lock=_lock(third, place.lock_url),
-        impairments=tuple(impairments),
+        impairments=None if impairments is None else tuple(impairments),
         scrub_code=code,
         scrub_text=text,
         device_errors=errors,

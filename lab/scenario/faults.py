@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
-from lab.providers.base import Direction, Impairment, Lab
+from lab.providers.base import CLEAN, Direction, Impairment, Lab
 from lab.scenario.history import Event, History
 
-LINKS = (("n1", "crossover"), ("n2", "crossover"), ("n1", "lan"), ("n2", "lan"), ("third", "lan"))
 CUT = Impairment(up=False)
-HEALTHY = Impairment()
 
 
 def heal_all(lab: Lab) -> None:
     """Make every link whole, thaw every frozen node, power on every node that is off."""
-    for name, network in LINKS:
-        lab.set_link(name, network, "both", HEALTHY)
+    for link in lab.status().links:
+        if link.outward != CLEAN or link.inward != CLEAN:
+            lab.set_link(link.node, link.network, "both", CLEAN)
     for node in lab.nodes.values():
         if node.state() == "frozen":
             node.thaw()
@@ -34,12 +34,6 @@ class Faults:
 
     def __init__(self, lab: Lab, history: History) -> None:
         self.lab, self.history = lab, history
-        self._impaired: set[tuple[str, str]] = set()
-
-    @property
-    def impaired(self) -> tuple[str, ...]:
-        """The links that are impaired at the moment, as `node/network`."""
-        return tuple(sorted("/".join(link) for link in self._impaired))
 
     def note(self, name: str, node: str, *, leaves: str = "") -> None:
         """Note something that happens by itself from now on, such as a planned move."""
@@ -91,14 +85,8 @@ class Faults:
     ) -> Iterator[None]:
         """Delay, lose, duplicate, reorder or slow down the frames of one node on one network."""
 
-        def impair() -> None:
-            self._impaired.add((node, network))
-            self.lab.set_link(node, network, direction, impairment)
-
-        def heal() -> None:
-            self.lab.set_link(node, network, "both", HEALTHY)
-            self._impaired.discard((node, network))
-
+        impair = partial(self.lab.set_link, node, network, direction, impairment)
+        heal = partial(self.lab.set_link, node, network, direction, CLEAN)
         with self._placed(f"{name}_{network}", node, impair, heal, leaves):
             yield
 

@@ -238,12 +238,8 @@ def never_stale(events: Sequence[Event], facts: Facts, _: Expectation) -> Verdic
         return unknown("nothing was acknowledged, so nothing was put to the test")
     runs = _runs(done)
     lists = [e for e in events if e.source == "client" and e.kind == "list"]
-    verdicts = [_held(e, done) for e in lists]
-    for run in runs[1:]:
-        if not any(e.text("boot") == run[0].boot and e.t >= run[0].t for e in lists):
-            verdicts.append(unknown(f"the list of boot {run[0].boot} was not read when it began at {run[0].t:.3f}"))
-        verdicts.append(_behind(run, done, facts.lines))
-    return together([*verdicts, valid(f"{len(lists)} lists read, {len(runs) - 1} changes of the serving boot")])
+    verdicts = [check for run in runs[1:] for check in (_held(run, done, lists), _behind(run, done, facts.lines))]
+    return together([*verdicts, valid(f"{len(runs) - 1} changes of the serving boot, nothing missing after any")])
 
 
 def _runs(done: Sequence[Ack]) -> list[list[Ack]]:
@@ -255,10 +251,15 @@ def _runs(done: Sequence[Ack]) -> list[list[Ack]]:
     return runs
 
 
-def _held(listed: Event, done: Sequence[Ack]) -> Verdict:
-    there = set(listed.lines("lines"))
-    missing = [f"{a.line} (at {a.t:.3f})" for a in done if a.t <= listed.number("started") and a.line not in there]
-    return _none(f"boot {listed.text('boot')} began without", missing)
+def _held(run: Sequence[Ack], done: Sequence[Ack], lists: Sequence[Event]) -> Verdict:
+    """The list that was read as soon as the run's boot answered must hold what was acknowledged before the run."""
+    boot = run[0].boot
+    listed = next((e for e in lists if e.text("boot") == boot and e.t >= run[0].t), None)
+    if listed is None:
+        return unknown(f"the list of boot {boot} was not read when it began at {run[0].t:.3f}")
+    there, began = set(listed.lines("lines")), min(ack.started for ack in run)
+    missing = [f"{a.line} (at {a.t:.3f})" for a in done if a.t < began and a.line not in there]
+    return _none(f"acknowledged before boot {boot} began, and not there", missing)
 
 
 def _behind(run: Sequence[Ack], done: Sequence[Ack], lines: Sequence[str] | None) -> Verdict:

@@ -20,7 +20,7 @@ from lab.errors import HapairError
 from lab.hosts.site import load_site
 from lab.paths import PROJECT
 from lab.providers import pair
-from lab.providers.pair import Artifacts
+from lab.providers.plan import Artifacts
 from lab.scenario import shell
 from lab.scenario.report import Report, Result
 from lab.scenario.scene import Pair, Scene
@@ -120,10 +120,7 @@ def rig(request: pytest.FixtureRequest, run: Run, artifacts: Artifacts) -> Itera
     with log.steps(f"Bringing up the pair ({run.provider})") as progress:
         up = pair.bring_up(name, load_site(), artifacts, progress, seed_number=run.seed)
 
-    def reset() -> None:
-        pair.reset(up, artifacts, log.silent())
-
-    yield Rig(up, reset)
+    yield Rig(up, lambda: pair.reset(up, log.silent()))
     if not request.config.getoption("--keep"):
         pair.destroy(name)
 

@@ -67,7 +67,7 @@ class Scene:
         self.faults = Faults(pair.lab, self.history)
         self.expectation = Expectation()
         third = pair.lab.nodes["third"]
-        self.workload = Workload(third, self.history, place.address, place.third_address, load or Load())
+        self.workload = Workload(third, self.history, place.address, place.observer, load or Load())
         self.recorder = Recorder(pair.lab, self.history, folder)
         self.baseline: tuple[str, ...] = ()
         self._watched = 0.0
@@ -167,13 +167,14 @@ class Scene:
 
         `error` says what ended the scenario itself, if anything did.
         """
+        impairments = examine.impairments(self.lab)
         heal_all(self.lab)
         try:
             self.wait_healed(limit_s=10.0 if error else HEAL_S)
         except HapairError as late:
             self.history.note("scenario", "not_healed", why=late.message)
         self.workload.stop(Deadline.after(STOP_S))
-        facts = examine.facts(self.lab, self.place, baseline=self.baseline, impairments=self.faults.impaired)
+        facts = examine.facts(self.lab, self.place, baseline=self.baseline, impairments=impairments)
         self.recorder.stop(Deadline.after(STOP_S))
         self.history.note("scenario", "end", error=error)
         self.history.close()

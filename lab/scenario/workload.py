@@ -27,12 +27,12 @@ class Load:
 class Workload:
     """The two client programs on the third node; one scenario starts and stops them once."""
 
-    def __init__(self, third: Node, history: History, address: str, own_address: str, load: Load) -> None:
-        """Prepare; `address` is the container's, `own_address` the third node's on the LAN."""
+    def __init__(self, third: Node, history: History, address: str, observer: str, load: Load) -> None:
+        """Prepare; `address` is the container's, `observer` one of the LAN that nobody has."""
         self.third, self.history = third, history
         limits = ["--timeout", f"{load.timeout_s:g}", "--interval", f"{load.interval_s:g}"]
         write = ["python3", CLIENT, "write", address, "--workers", f"{load.workers}", *limits]
-        probe = ["python3", CLIENT, "probe", address, "--own-address", own_address]
+        probe = ["python3", CLIENT, "probe", address, "--observer", observer]
         # never started again: a sequence number must not be sent twice
         self._writing = Follower(third, "write", lambda: write, self._take, again=False)
         self._probing = Follower(third, "probe", lambda: probe, self._take, again=False)
