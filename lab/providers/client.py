@@ -112,7 +112,7 @@ class UmlNode:
         parts: dict[str, list[bytes]] = {"out": [], "err": []}
         code = 0
         started_s = time.monotonic()
-        with self._command(argv, limit_s, stdin) as connection:
+        with self.command(argv, limit_s, stdin) as connection:
             for frame in connection.frames():
                 for stream, pieces in parts.items():
                     if stream in frame:
@@ -128,7 +128,7 @@ class UmlNode:
     def stream(self, argv: Sequence[str], *, limit_s: float) -> Iterator[bytes]:
         """See lab.providers.base.Node."""
         rest = b""
-        with self._command(argv, limit_s, b"") as connection:
+        with self.command(argv, limit_s, b"") as connection:
             for frame in connection.frames():
                 *lines, rest = (rest + base64.b64decode(frame.get("out", ""))).split(b"\n")
                 yield from lines
@@ -184,7 +184,8 @@ class UmlNode:
         """See lab.providers.base.Node."""
         self._ask("sysrq", key=key)
 
-    def _command(self, argv: Sequence[str], limit_s: float, stdin: bytes) -> Connection:
+    def command(self, argv: Sequence[str], limit_s: float, stdin: bytes = b"") -> Connection:
+        """Start a command; the frames of the connection carry its output, the last one its exit code."""
         text = base64.b64encode(stdin).decode()
         return self._request("run", limit_s=limit_s * time_scale(), argv=list(argv), stdin=text)
 

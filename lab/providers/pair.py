@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lab import paths
 from lab.deadline import Deadline, wait_until
@@ -20,6 +19,7 @@ from lab.log import Steps
 from lab.proc import CommandFailed
 from lab.providers import client, memory, seed
 from lab.providers.base import CLEAN, Lab, LabPlan, Node
+from lab.providers.client import UmlLab, UmlNode
 from lab.providers.plan import Artifacts, make_plan
 from lab.providers.provision import ANSWERS, boot_id
 from lab.providers.supervisor import PLAN
@@ -40,8 +40,18 @@ DOWN = "down"
 class Pair:
     """A running lab and the site that it follows."""
 
-    lab: Lab
+    lab: UmlLab
     site: Site
+
+    def node(self, name: str) -> UmlNode:
+        """Return a node by its name.
+
+        Raises:
+            BadInput: the lab has no such node.
+        """
+        if name not in self.lab.nodes:
+            raise BadInput(f"the lab has no node {name!r}", f"name one of {', '.join(self.lab.nodes)}")
+        return self.lab.nodes[name]
 
     def serving(self) -> str | None:
         """Return the node whose container answers the third node just now, or None."""
@@ -85,15 +95,16 @@ class Pair:
             answer = answer or done.text.strip()
         return next((name for name in self.site.nodes if boot_id(self.lab.nodes[name]) == answer), None)
 
-    def reports(self) -> dict[str, Any]:
+    def reports(self) -> dict[str, object]:
         """Return what `hapair status --json` says on each node of the pair; a string where it says nothing."""
         return {name: self._report(self.lab.nodes[name]) for name in self.site.nodes}
 
-    def _report(self, node: Node) -> Any:
+    def _report(self, node: Node) -> object:
         if node.state() != "on":
             return f"{node.name} is {node.state()}"
         try:
-            return json.loads(node.run(["hapair", "status", "--json"], limit_s=10).stdout)
+            said: object = json.loads(node.run(["hapair", "status", "--json"], limit_s=10).stdout)
+            return said
         except (HapairError, ValueError) as error:
             return str(error).splitlines()[0]
 
@@ -123,6 +134,7 @@ def bring_up(name: str, site: Site, artifacts: Artifacts, progress: Steps, *, se
         HostLacks: too little disk or memory.
         HapairError: a node did not come up, or the container does not answer.
     """
+    check_start(name, site)
     folder = folder_of(name)
     plan = make_plan(site, name, artifacts, seed_number)
     trees = {node: tree.tar() for node, tree in render_all(site).items()}
@@ -157,11 +169,6 @@ def _first(folder: Path, site: Site, inputs: seed.Inputs, planted: Path, progres
 def _again(folder: Path, site: Site, inputs: seed.Inputs, progress: Steps) -> Pair:
     """Take up a lab that exists: running and made of the same, or cleanly down."""
     name = folder.name
-    if not (folder / INPUTS).exists() or (not client.running(folder) and not (folder / DOWN).exists()):
-        raise BadInput(
-            f"the lab {name!r} was left behind by a run that died; its consoles and disks are in {folder}",
-            f"invoke lab.destroy --name {name}   removes it; then bring it up again",
-        )
     if json.loads((folder / INPUTS).read_text())["key"] != inputs.key:
         raise BadInput(
             f"the name {name!r} is in use by a lab made of another site, kernel or image",
@@ -250,7 +257,24 @@ def names() -> list[str]:
     return sorted(entry.name for entry in paths.labs().iterdir() if (entry / INPUTS).exists())
 
 
-def check_room(site: Site) -> None:
+def check_start(name: str, site: Site) -> None:
+    """Refuse before anything is built or started what cannot come up.
+
+    Raises:
+        BadInput: the name is none, or that of a lab which a killed run left behind.
+        HostLacks: too little disk or memory for a lab that does not run yet.
+    """
+    folder = folder_of(name)
+    if folder.exists() and not client.running(folder) and not (folder / DOWN).exists():
+        raise BadInput(
+            f"the lab {name!r} was left behind by a run that died; its consoles and disks are in {folder}",
+            f"invoke lab.destroy --name {name}   removes it; then bring it up again",
+        )
+    if not client.running(folder):
+        _check_room(site)
+
+
+def _check_room(site: Site) -> None:
     """Refuse to start what this machine has no room for.
 
     Raises:
