@@ -3,6 +3,7 @@
 Sessions run in the environment that ./dev makes, with the tools that requirements.txt locks.
 """
 
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,6 @@ nox.options.default_venv_backend = "none"
 nox.options.error_on_missing_interpreters = False
 
 TOOLS = Path(sys.executable).parent
-SCENARIO_LIMIT_S = 900  # one scenario, its pair included, on a slow machine
 
 
 def _run(session: nox.Session, tool: str, *arguments: str) -> None:
@@ -26,8 +26,12 @@ def _run(session: nox.Session, tool: str, *arguments: str) -> None:
     session.run(str(TOOLS / tool), *arguments, env={"PYTHONPATH": "hostfiles/runtime"})
 
 
-def _pytest(session: nox.Session, *arguments: str) -> None:
-    _run(session, "pytest", f"--junitxml=out/junit-{session.name}.xml", *arguments, *session.posargs)
+def _shell_scripts() -> list[str]:
+    files = [
+        Path("dev"),
+        *(path for top in (".ci", "hostfiles", "lab") for path in Path(top).rglob("*") if path.is_file()),
+    ]
+    return [str(path) for path in files if re.match(rb"#! ?/\S*\b(ba|da)?sh\b", path.read_bytes()[:80])]
 
 
 @nox.session(tags=["fast"])
@@ -37,7 +41,7 @@ def lint(session: nox.Session) -> None:
     _run(session, "ruff", "format", "--check", ".")
     _run(session, "mypy")
     _run(session, "lint-imports")
-    _run(session, "shellcheck", "dev", ".ci/run")
+    _run(session, "shellcheck", *_shell_scripts())
     _run(session, "check-jsonschema", "--builtin-schema", "vendor.github-workflows", ".github/workflows/ci.yml")
     _run(session, "check-jsonschema", "--builtin-schema", "vendor.gitlab-ci", "docs/ci/gitlab.yml")
 
@@ -45,19 +49,19 @@ def lint(session: nox.Session) -> None:
 @nox.session(tags=["fast"])
 def unit(session: nox.Session) -> None:
     """Unit tests: no node, no network, and processes only where a test is marked for them."""
-    _pytest(session, "tests/unit")
+    _run(session, "pytest", "--junitxml=out/junit-unit.xml", "tests/unit", *session.posargs)
 
 
 @nox.session(tags=["lab", "slow"])
 def failover(session: nox.Session) -> None:
     """Failover scenarios on two real nodes, every invariant audited after each."""
-    _pytest(session, f"--timeout={SCENARIO_LIMIT_S}", "-m", "not planted", "tests/scenarios/failover")
+    _run(session, "pytest", "tests/scenarios/failover", *session.posargs)
 
 
 @nox.session(tags=["lab", "slow"], default=False)
 def planted(session: nox.Session) -> None:
     """Planted faults, one for each scenario: each must turn its scenario red."""
-    _pytest(session, f"--timeout={SCENARIO_LIMIT_S}", "-m", "planted", "tests/scenarios")
+    _run(session, "pytest", "-m", "planted", "tests/scenarios", *session.posargs)
 
 
 @nox.session(default=False, venv_backend="venv")

@@ -8,6 +8,9 @@ if sys.version_info < (3, 11):  # noqa: UP036 - whoever stands outside the envir
     sys.stderr.write(CURE.format(why="this is Python {}.{}, too old".format(*sys.version_info)))
     raise SystemExit(3)
 
+# Invoke switches bytecode off, and each call would compile all of hapair again (0.2 s).
+sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
+
 try:
     from invoke import Collection
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from lab import build
 from lab.log import Steps
 from lab.providers import bundle, image
 from lab.providers.plan import Artifacts
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What need not be built any more."""
+
+    kernel: bool
+    image: bool
+
+
+def cached() -> Cached:
+    """Return what the cache holds for the present buildspec and image inputs."""
+    return Cached(kernel=build.cached(build.KERNEL) is not None, image=image.cached())
 
 
 def ensure(progress: Steps, packed: str | None = None) -> Artifacts:
@@ -20,14 +35,15 @@ def ensure(progress: Steps, packed: str | None = None) -> Artifacts:
         HapairError: a build failed, or the bundle is damaged.
     """
     if packed is not None:
-        opened = bundle.open_bundle(packed, progress)
-        return opened
-    with ThreadPoolExecutor(2) as pool:
-        kernel = pool.submit(build.kernel, progress)
-        root = pool.submit(image.ensure, progress)
-        return Artifacts(
-            kernel=kernel.result().path,
-            kernel_sha256=kernel.result().sha256,
-            image=root.result().path,
-            image_sha256=root.result().digest,
-        )
+        return bundle.open_bundle(packed, progress)
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        building = pool.submit(build.kernel, progress, stop=stop)
+        try:
+            # In this thread, where Ctrl-C arrives.
+            root = image.ensure(progress)
+            kernel = building.result()
+        except BaseException:
+            stop.set()
+            raise
+    return Artifacts(kernel.path, kernel.sha256, root.path, root.digest)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
@@ -47,6 +47,16 @@ def out(text: str) -> None:
     """Write a result to standard output, where a pipe or a file may take it."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def watch(text: Callable[[], str], *, every_s: float) -> None:
+    """Show what `text` returns, again every few seconds, in place on a terminal, until Ctrl-C."""
+    console = Console(highlight=False)
+    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        pause = threading.Event()
+        while True:
+            live.update(Text(text()), refresh=True)
+            pause.wait(every_s)
 
 
 class Step:

@@ -18,6 +18,8 @@ good (line_throttle() of Linux 7.2 is never undone): hence the acknowledgements,
 Usage: control.py [TTY [SHARE]]; TTY is /dev/ttyS0, or "-" for standard input; SHARE is a folder to use as it is.
 """
 
+from __future__ import annotations
+
 import base64
 import contextlib
 import ctypes
@@ -29,10 +31,13 @@ import pty
 import selectors
 import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
 import tty
+from pathlib import Path
+from typing import IO, Any
 
 CHUNK_BYTES = 32 << 10
 OUT_LIMIT_BYTES = 256 << 10  # above it the agent stops reading from its jobs until the line has taken some
@@ -44,25 +49,32 @@ ENVIRONMENT = {
 }
 LINE_GONE = 3
 
+Frame = dict[str, Any]
+Child = subprocess.Popen[bytes]
+
 
 class Agent:
     """The line, the share, and the jobs that run."""
 
-    def __init__(self, line, share):
+    def __init__(self, line: int, share: int) -> None:
         self.line, self.share = line, share
-        self.jobs = {}
+        self.jobs: dict[int, Job] = {}
         self.inward, self.outward = bytearray(), bytearray()
         self.selector = selectors.DefaultSelector()
         os.set_blocking(line, False)
         self.selector.register(line, selectors.EVENT_READ, self.on_line)
 
-    def send(self, frame):
+    def send(self, frame: Frame | None) -> None:
         """Queue one frame; it goes out as fast as the line takes it."""
         if not self.outward:
             self.selector.modify(self.line, selectors.EVENT_READ | selectors.EVENT_WRITE, self.on_line)
         self.outward += json.dumps(frame, separators=(",", ":")).encode() + b"\n"
 
-    def serve(self):
+    def shared(self, name: str, flags: int = os.O_RDONLY) -> IO[bytes]:
+        """Open a file that the host has put into the share."""
+        return os.fdopen(os.open(name, flags, dir_fd=self.share), "wb" if flags else "rb")
+
+    def serve(self) -> None:
         """Serve until the line is gone."""
         while True:
             due = min((job.deadline for job in self.jobs.values()), default=None)
@@ -71,19 +83,21 @@ class Agent:
                 self.wait_for_line(wait_s)
             else:
                 for key, events in self.selector.select(wait_s):
-                    key.data(events)
+                    # What an earlier event of this round has closed or changed must not be touched any more.
+                    if self.selector.get_map().get(key.fd) is key:
+                        key.data(events)
             now = time.monotonic()
             for job in [job for job in self.jobs.values() if job.deadline <= now]:
                 job.expire()
 
-    def wait_for_line(self, wait_s):
+    def wait_for_line(self, wait_s: float | None) -> None:
         """Wait for nothing but the line: the pipes of the jobs have to wait until it has taken what is queued."""
         with selectors.PollSelector() as only:
             only.register(self.line, selectors.EVENT_READ | selectors.EVENT_WRITE)
             for _, events in only.select(wait_s):
                 self.on_line(events)
 
-    def on_line(self, events):
+    def on_line(self, events: int) -> None:
         """Write what is queued, read and obey what has come."""
         if events & selectors.EVENT_WRITE and self.outward:
             with contextlib.suppress(BlockingIOError):
@@ -109,7 +123,7 @@ class Agent:
                 for line in lines:
                     self.on_frame(bytes(line))
 
-    def on_frame(self, line):
+    def on_frame(self, line: bytes) -> None:
         """Obey one line, if it is a frame."""
         try:
             frame = json.loads(line)
@@ -124,42 +138,50 @@ class Agent:
             elif number in self.jobs:
                 self.jobs[number].take(op, frame)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            self.send({"id": number, "fail": str(error)})
+            self.send({"id": number, "fail": f"{op}: {error}"})
 
 
 class Job:
     """A child process in a session of its own; what it prints is passed on as it comes."""
 
-    def __init__(self, agent, number, frame):
+    def __init__(self, agent: Agent, number: int, frame: Frame) -> None:
         self.agent, self.number = agent, number
         self.deadline = time.monotonic() + frame.get("limit", 3600)
         self.signal = signal.SIGTERM
-        self.streams = {}
-        self.start(frame)
-        self.exit = os.pidfd_open(self.pid)
+        self.streams: dict[int, str] = {}
+        self.child = self.start(frame)
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{self.child.pid}/oom_score_adj").write_text("0")
+        self.exit = os.pidfd_open(self.child.pid)
         agent.selector.register(self.exit, selectors.EVENT_READ, self.on_exit)
 
-    def start(self, frame):
-        """Start the child on two pipes."""
-        stdin = os.open(frame["stdin"], os.O_RDONLY, dir_fd=self.agent.share) if "stdin" in frame else NULL
-        (stdout, to_out), (stderr, to_err) = os.pipe(), os.pipe()
-        self.pid = fork(lambda: self.child(frame), (stdin, to_out, to_err))
-        for fd in {stdin, to_out, to_err} - {NULL}:
-            os.close(fd)
-        self.follow(stdout, "out")
-        self.follow(stderr, "err")
+    def start(self, frame: Frame) -> Child:
+        """Start the command on two pipes."""
+        with self.agent.shared(frame["stdin"]) if "stdin" in frame else Path(os.devnull).open("rb") as stdin:
+            return self.spawn(frame["argv"], stdin, subprocess.PIPE, env={**ENVIRONMENT, **frame.get("env", {})})
 
-    def child(self, frame):
-        """What the child does; it never returns."""
-        execute(frame)
+    def spawn(self, argv: list[str], stdin: IO[bytes], stdout: IO[bytes] | int, env: dict[str, str]) -> Child:
+        """Start a process and follow what it prints."""
+        # vfork and exec: a fork of the agent itself takes User-Mode Linux 20 ms.
+        try:
+            child = subprocess.Popen(
+                argv, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, env=env, cwd="/", start_new_session=True
+            )
+        except FileNotFoundError as error:  # reported as a shell would: exit code 127
+            return self.spawn(["sh", "-c", 'echo "$0: not found" >&2; exit 127', error.filename], stdin, stdout, env)
+        for stream, name in ((child.stdout, "out"), (child.stderr, "err")):
+            if stream is not None:
+                self.follow(os.dup(stream.fileno()), name)
+                stream.close()
+        return child
 
-    def follow(self, fd, stream):
+    def follow(self, fd: int, stream: str) -> None:
         """Pass on what comes out of `fd`."""
         os.set_blocking(fd, False)
         self.streams[fd] = stream
         self.agent.selector.register(fd, selectors.EVENT_READ, lambda _: self.on_output(fd))
 
-    def on_output(self, fd):
+    def on_output(self, fd: int) -> bool:
         """Pass on one chunk; return whether there may be more."""
         try:
             data = os.read(fd, CHUNK_BYTES)
@@ -177,21 +199,21 @@ class Job:
         os.close(fd)
         return False
 
-    def take(self, op, _frame):
+    def take(self, op: str, _frame: Frame) -> None:
         """Obey a later frame about this job."""
         if op == "kill":
             self.expire()
 
-    def expire(self):
+    def expire(self) -> None:
         """End the process group: politely first, and after GRACE_S for good."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, self.signal)
+            os.killpg(self.child.pid, self.signal)
         self.deadline = time.monotonic() + GRACE_S
         self.signal = signal.SIGKILL
 
-    def on_exit(self, _events):
+    def on_exit(self, _events: int) -> None:
         """Report the end. What the child left in its pipes still counts; what its own children add later does not."""
-        _, status = os.waitpid(self.pid, 0)
+        code = self.child.wait()
         for fd in list(self.streams):
             while fd in self.streams and self.on_output(fd):
                 pass
@@ -199,22 +221,31 @@ class Job:
             self.agent.selector.unregister(fd)
             os.close(fd)
         del self.agent.jobs[self.number]
-        self.agent.send({"id": self.number, "end": os.waitstatus_to_exitcode(status)})
+        try:
+            self.agent.send({"id": self.number, "end": self.conclude(code)})
+        except OSError as error:
+            self.agent.send({"id": self.number, "fail": str(error)})
+
+    def conclude(self, code: int) -> int:
+        """Do what remains to be done after the child has ended with `code`; return the code to report."""
+        return code
 
 
 class Terminal(Job):
-    """A child on a terminal of its own."""
+    """A command on a terminal of its own."""
 
-    def start(self, frame):
-        """Start the child on a new terminal."""
-        ours, theirs = pty.openpty()
-        self.terminal = ours
+    def start(self, frame: Frame) -> Child:
+        """Start the command on a new terminal."""
+        self.terminal, theirs = pty.openpty()
         self.take("size", frame)
-        self.pid = fork(lambda: self.child(frame), (theirs, theirs, theirs), terminal=True)
+        # Not start_new_session: setsid has to be the one that begins the session, to give it the terminal.
+        argv, env = ["setsid", "--ctty", *frame["argv"]], {"TERM": "xterm", **ENVIRONMENT, **frame.get("env", {})}
+        child = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd="/root")
         os.close(theirs)
-        self.follow(ours, "out")
+        self.follow(self.terminal, "out")
+        return child
 
-    def take(self, op, frame):
+    def take(self, op: str, frame: Frame) -> None:
         """Type into the terminal, or change its size."""
         if op == "data":
             with contextlib.suppress(OSError):
@@ -228,108 +259,68 @@ class Terminal(Job):
 class Put(Job):
     """A file that comes from the share: written beside its place, then renamed."""
 
-    def child(self, frame):
-        """Copy, rename."""
-        path, beside = frame["path"], f"{frame['path']}.{self.number}~"
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        source = os.open(frame["from"], os.O_RDONLY, dir_fd=self.agent.share)
-        target = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    def start(self, frame: Frame) -> Child:
+        """Copy beside."""
+        self.path, self.sync = Path(frame["path"]), frame.get("sync", False)
+        self.beside = self.path.with_name(f"{self.path.name}.{self.number}~")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.agent.shared(frame["from"]) as source, self.beside.open("wb") as target:
+            os.fchmod(target.fileno(), frame["mode"])
+            return self.spawn(["cat"], source, target, ENVIRONMENT)
+
+    def conclude(self, code: int) -> int:
+        """Rename."""
         try:
-            copy(source, target)
-            os.fchmod(target, frame["mode"])
-            if frame.get("sync"):
-                os.fsync(target)
-            os.rename(beside, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(beside)
-            raise
+            if code == 0:
+                if self.sync:
+                    with self.beside.open("rb") as file:
+                        os.fsync(file.fileno())
+                self.beside.rename(self.path)
+        finally:
+            self.beside.unlink(missing_ok=True)
+        return code
 
 
 class Get(Job):
     """A file that goes into the share."""
 
-    def child(self, frame):
+    def start(self, frame: Frame) -> Child:
         """Copy."""
-        source = os.open(frame["path"], os.O_RDONLY)
-        copy(source, os.open(frame["to"], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.agent.share))
+        with Path(frame["path"]).open("rb") as source, self.agent.shared(frame["to"], os.O_WRONLY) as target:
+            return self.spawn(["cat"], source, target, ENVIRONMENT)
 
 
 JOBS = {"run": Job, "pty": Terminal, "put": Put, "get": Get}
-NULL = os.open(os.devnull, os.O_RDONLY)
 
 
-def copy(source, target):
-    """Copy all that `source` has."""
-    while data := os.read(source, 1 << 20):
-        while data:
-            data = data[os.write(target, data) :]
-
-
-def execute(frame):
-    """Become the command of a frame."""
-    argv = frame["argv"]
-    os.execvpe(argv[0], argv, {**ENVIRONMENT, **frame.get("env", {})})
-
-
-def fork(call, fds, terminal=False):
-    """Call `call` in a child that has a session of its own and `fds` as its standard streams; return its pid."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 127
-    try:
-        os.setsid()
-        for target, fd in enumerate(fds):
-            os.dup2(fd, target)
-        if terminal:
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        for sig in (signal.SIGPIPE, signal.SIGINT, signal.SIGHUP):
-            signal.signal(sig, signal.SIG_DFL)
-        os.chdir("/")
-        set_oom_score(0)
-        call()
-        code = 0
-    except OSError as error:
-        os.write(2, f"{error.strerror}: {error.filename or ''}\n".encode())
-    finally:
-        os._exit(code)  # never back into the agent's loop, whatever happened
-
-
-def set_oom_score(score):
-    """Tell the out-of-memory killer how much this process is worth; best effort."""
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write(str(score))
-
-
-def open_share():
+def open_share() -> int:
     """Return a descriptor of the host's folder, mounted for as long as the descriptor lives."""
-    place, libc = b"/run/hapair-share", ctypes.CDLL(None, use_errno=True)
-    os.makedirs(place, 0o700, exist_ok=True)
-    if libc.mount(b"none", place, b"hostfs", 0, None):
+    place, libc = Path("/run/hapair-share"), ctypes.CDLL(None, use_errno=True)
+    place.mkdir(mode=0o700, exist_ok=True)
+    if libc.mount(b"none", bytes(place), b"hostfs", 0, None):
         raise OSError(ctypes.get_errno(), "mount hostfs")
     share = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-    libc.umount2(place, 2)  # MNT_DETACH
-    os.rmdir(place)
+    libc.umount2(bytes(place), 2)  # MNT_DETACH
+    place.rmdir()
     return share
 
 
-def main():
+def main() -> None:
     """Open the line, say that we are here, serve."""
-    device, folder = (*sys.argv[1:], *("/dev/ttyS0", None)[len(sys.argv) - 1 :])
+    device = sys.argv[1] if len(sys.argv) > 1 else "/dev/ttyS0"
     line = 0 if device == "-" else os.open(device, os.O_RDWR | os.O_NOCTTY)
     if os.isatty(line):
         tty.setraw(line)
         termios.tcflush(line, termios.TCIFLUSH)
-    share = os.open(folder, os.O_RDONLY) if folder else open_share()
-    set_oom_score(-1000)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mlockall(3)  # MCL_CURRENT | MCL_FUTURE
-    with open("/proc/sys/kernel/random/boot_id") as boot_id, open("/proc/uptime") as uptime:
-        ready = {"boot_id": boot_id.read().strip(), "uptime_s": float(uptime.read().split()[0]), "pid": os.getpid()}
+    share = os.open(sys.argv[2], os.O_RDONLY) if len(sys.argv) > 2 else open_share()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("-1000")
+    ctypes.CDLL(None).mlockall(3)  # MCL_CURRENT | MCL_FUTURE; best effort
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    uptime_s = float(Path("/proc/uptime").read_text().split()[0])
     agent = Agent(line, share)
     agent.send(None)  # ends whatever half line an earlier agent left
-    agent.send({"ready": ready})
+    agent.send({"ready": {"boot_id": boot_id, "uptime_s": uptime_s, "pid": os.getpid()}})
     agent.serve()
 
 

@@ -41,16 +41,16 @@ class NotThere(HapairError):
 def mirrors(etc: Path = ETC, keyrings: tuple[Path, ...] = KEYRINGS) -> list[Mirror]:
     """Return the archives that may hold another suite: those the machine uses, else mmdebstrap's own default.
 
-    Security and third-party archives are tried last or fail by themselves: they do not have the suite.
+    Security archives hold updates of their own suites only, and are left out.
     """
-    found = [*_settings(etc)]
+    found = [mirror for mirror in _settings(etc) if "security" not in mirror.uri]
     if not found and (builtin := _builtin()):
         found = [Mirror(builtin)]
     keyring = next((str(path) for path in keyrings if path.exists()), "")
     unique: dict[str, Mirror] = {}
     for mirror in found:
         unique.setdefault(mirror.uri, Mirror(mirror.uri, mirror.signed_by or keyring))
-    return sorted(unique.values(), key=lambda mirror: "security" in mirror.uri)
+    return list(unique.values())
 
 
 def _settings(etc: Path) -> Iterator[Mirror]:
@@ -148,7 +148,10 @@ def _private_root(root: Path, suite: str, mirror: Mirror) -> list[str]:
         "Dir::State::status": str(root / "status"),
         "Dir::Cache": str(root / "cache"),
         "Acquire::Languages": "none",
-        "Acquire::Retries": "2",
+        # A place that is silent must not keep the next one waiting for minutes.
+        "Acquire::Retries": "1",
+        "Acquire::http::Timeout": "15",
+        "Acquire::https::Timeout": "15",
         "APT::Update::Post-Invoke": "",
         "APT::Update::Post-Invoke-Success": "",
     }

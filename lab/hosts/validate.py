@@ -69,7 +69,7 @@ def _paths(tree: Tree, validator: str) -> list[str]:
     return [path for path, entry in tree.entries.items() if isinstance(entry, File) and entry.validator == validator]
 
 
-def _drbdadm(node: str, root: Path, _paths: Sequence[str]) -> list[str]:
+def _drbdadm(node: str, root: Path, paths: Sequence[str]) -> list[str]:
     program = proc.which("drbdadm", "drbd-utils")
     done = proc.run(
         [program, "-c", root / "etc/drbd.conf", "dump"],
@@ -77,10 +77,15 @@ def _drbdadm(node: str, root: Path, _paths: Sequence[str]) -> list[str]:
         env={"DRBD_DRIVER_VERSION_OVERRIDE": DRBD_SERIES, "__DRBD_NODE__": node},
         check=False,
     )
-    refused = done.stderr.decode(errors="replace").splitlines()
     # It announces __DRBD_NODE__ on standard error, in upper case.
-    refused = [line for line in refused if line.strip() and "PRETENDING" not in line and "__DRBD_NODE__" not in line]
-    return refused or ([f"exit code {done.code}"] if done.code else [])
+    said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+    refused = [line for line in said if "PRETENDING" not in line and "__DRBD_NODE__" not in line]
+    if done.code and not refused:
+        refused = [f"exit code {done.code}"]
+    # A resource without a section for this node is passed over in silence.
+    resources = [Path(path).stem for path in paths if path.endswith(".res")]
+    missed = [name for name in resources if f"resource {name} on {node}: not ignored" not in done.text]
+    return refused or [f"no resource {name} on this node" for name in missed]
 
 
 def _systemd(_node: str, root: Path, paths: Sequence[str]) -> list[str]:

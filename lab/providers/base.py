@@ -17,6 +17,8 @@ from lab.proc import Completed
 NodeState = Literal["on", "off", "frozen"]
 Direction = Literal["out", "in", "both"]
 """Seen from the node: "out" is node -> cable, "in" is cable -> node."""
+Frame = dict[str, Any]
+"""One JSON object of a line protocol."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Interface:
 
 @dataclass(frozen=True)
 class Disk:
-    """A data disk. `slot` is its kernel name (`ubdb`, `ubdc`, …); `file` stands in the lab's folder, made if missing."""
+    """A data disk. `slot` is its kernel name (`ubdb`, …); `file` stands in the lab's folder, made if missing."""
 
     slot: str
     file: str

@@ -36,9 +36,9 @@ REORDER_HOLD_S = 0.01
 class Shaper:
     """The impairment of one direction at one end, and its memory."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, seed: str) -> None:
         self.impairment = CLEAN
-        self._rng = rng
+        self._rng = random.Random(seed)  # noqa: S311 - faults are meant to repeat with their seed
         self._busy_until = 0.0
         self._last_due = 0.0
 
@@ -103,7 +103,7 @@ class Cable:
         self.network = network
         self._loop = loop
         self._ends = {
-            node: _End(node, *(Shaper(random.Random(f"{seed}/{network}/{node}/{way}")) for way in ("out", "in")))  # noqa: S311 - faults are meant to repeat with their seed
+            node: _End(node, Shaper(f"{seed}/{network}/{node}/out"), Shaper(f"{seed}/{network}/{node}/in"))
             for node in nodes
         }
         self._others = {node: [end for end in self._ends.values() if end.node != node] for node in nodes}

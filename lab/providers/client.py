@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -22,7 +21,7 @@ from lab.deadline import Deadline, time_scale, wait_until
 from lab.errors import BadInput, HapairError, HostLacks, TimedOut
 from lab.proc import CommandFailed, Completed
 from lab.providers import memory
-from lab.providers.base import Direction, Impairment, LabPlan, LabStatus, NodeState
+from lab.providers.base import Direction, Frame, Impairment, LabPlan, LabStatus, NodeState
 from lab.providers.record import Record
 from lab.providers.supervisor import EVENTS, PLAN, SOCKET
 
@@ -37,7 +36,7 @@ SLACK_S = 20.0
 class Connection:
     """One request to the supervisor. Closing it ends whatever the request had started."""
 
-    def __init__(self, folder: Path, request: Mapping[str, Any], limit_s: float) -> None:
+    def __init__(self, folder: Path, request: Frame, limit_s: float) -> None:
         self.sock = _connect(folder)
         self.sock.settimeout(limit_s)
         self.tell(request)
@@ -50,14 +49,14 @@ class Connection:
         self._lines.close()
         self.sock.close()
 
-    def tell(self, frame: Mapping[str, Any]) -> None:
+    def tell(self, frame: Frame) -> None:
         """Send one frame."""
         try:
             self.sock.sendall(json.dumps(frame).encode() + b"\n")
         except OSError as error:
             raise HapairError(f"the lab's supervisor does not listen: {error}") from None
 
-    def frames(self) -> Iterator[dict[str, Any]]:
+    def frames(self) -> Iterator[Frame]:
         """Yield what comes, up to and with the frame that has the value.
 
         Raises:
@@ -73,7 +72,7 @@ class Connection:
                 line = b""
             if not line:
                 raise HapairError("the lab was stopped meanwhile")
-            frame: dict[str, Any] = json.loads(line)
+            frame: Frame = json.loads(line)
             if "error" in frame:
                 kind, message, hint = frame["error"]
                 found = getattr(errors, kind, HapairError)
@@ -82,9 +81,11 @@ class Connection:
             if "value" in frame:
                 return
 
-    def value(self) -> Any:
-        """Return the final value."""
-        return [frame["value"] for frame in self.frames() if "value" in frame][0]
+    def value(self) -> Frame:
+        """Wait for the end and return the final value."""
+        *_, last = self.frames()
+        value: Frame = last["value"]
+        return value
 
 
 class UmlNode:
@@ -103,18 +104,20 @@ class UmlNode:
         return self._folder / f"{self.name}.console"
 
     def state(self) -> NodeState:
+        """See lab.providers.base.Node."""
         return read_status(self._folder).nodes[self.name].state
 
     def run(self, argv: Sequence[str], *, limit_s: float, stdin: bytes = b"", check: bool = True) -> Completed:
+        """See lab.providers.base.Node."""
         parts: dict[str, list[bytes]] = {"out": [], "err": []}
         code = 0
         started_s = time.monotonic()
-        with self._command(argv, limit_s, stdin) as connection:
+        with self.command(argv, limit_s, stdin) as connection:
             for frame in connection.frames():
                 for stream, pieces in parts.items():
                     if stream in frame:
                         pieces.append(base64.b64decode(frame[stream]))
-                code = frame.get("value", 0)
+                code = frame.get("value", {"code": 0})["code"]
         done = Completed((f"{self.name}:", *argv), code, b"".join(parts["out"]), b"".join(parts["err"]))
         if code < 0 and time.monotonic() - started_s >= limit_s * time_scale():
             raise CommandFailed(done, f"no end after {limit_s:g} s")
@@ -123,8 +126,9 @@ class UmlNode:
         return done
 
     def stream(self, argv: Sequence[str], *, limit_s: float) -> Iterator[bytes]:
+        """See lab.providers.base.Node."""
         rest = b""
-        with self._command(argv, limit_s, b"") as connection:
+        with self.command(argv, limit_s, b"") as connection:
             for frame in connection.frames():
                 *lines, rest = (rest + base64.b64decode(frame.get("out", ""))).split(b"\n")
                 yield from lines
@@ -133,23 +137,27 @@ class UmlNode:
 
     def terminal(self, argv: Sequence[str], rows: int, cols: int, *, limit_s: float) -> Connection:
         """Start a command on a terminal of its own; see lab.providers.terminal."""
-        request = {"argv": list(argv), "rows": rows, "cols": cols, "limit": limit_s}
-        return self._request("terminal", limit_s=limit_s, **request)
+        return self._request("terminal", limit_s=limit_s, argv=list(argv), rows=rows, cols=cols, limit=limit_s)
 
     def put(self, data: bytes, path: str, mode: int = 0o644) -> None:
+        """See lab.providers.base.Node."""
         text = base64.b64encode(data).decode()
         self._ask("put", limit_s=FILE_LIMIT_S * time_scale(), data=text, path=path, mode=mode)
 
     def get(self, path: str) -> bytes:
-        return base64.b64decode(self._ask("get", limit_s=FILE_LIMIT_S * time_scale(), path=path))
+        """See lab.providers.base.Node."""
+        return base64.b64decode(self._ask("get", limit_s=FILE_LIMIT_S * time_scale(), path=path)["data"])
 
     def wait_ready(self, deadline: Deadline) -> None:
+        """See lab.providers.base.Node."""
         self._ask("wait_ready", limit_s=deadline.left_s)
 
     def power_off(self) -> None:
+        """See lab.providers.base.Node."""
         self._ask("power", to="off")
 
     def power_on(self) -> None:
+        """See lab.providers.base.Node."""
         self._ask("power", to="on")
 
     def reset(self) -> None:
@@ -157,29 +165,35 @@ class UmlNode:
         self._ask("power", to="reset")
 
     def freeze(self) -> None:
+        """See lab.providers.base.Node."""
         self._ask("freeze")
 
     def thaw(self) -> None:
+        """See lab.providers.base.Node."""
         self._ask("thaw")
 
     def attach_disk(self, slot: str, path: Path) -> None:
+        """See lab.providers.base.Node."""
         self._ask("disk", slot=slot, path=str(path.resolve()))
 
     def detach_disk(self, slot: str) -> None:
+        """See lab.providers.base.Node."""
         self._ask("disk", slot=slot, path=None)
 
     def sysrq(self, key: str) -> None:
+        """See lab.providers.base.Node."""
         self._ask("sysrq", key=key)
 
-    def _command(self, argv: Sequence[str], limit_s: float, stdin: bytes) -> Connection:
+    def command(self, argv: Sequence[str], limit_s: float, stdin: bytes = b"") -> Connection:
+        """Start a command; the frames of the connection carry its output, the last one its exit code."""
         text = base64.b64encode(stdin).decode()
         return self._request("run", limit_s=limit_s * time_scale(), argv=list(argv), stdin=text)
 
-    def _ask(self, op: str, *, limit_s: float = ANSWER_LIMIT_S, **fields: Any) -> Any:
+    def _ask(self, op: str, *, limit_s: float = ANSWER_LIMIT_S, **fields: object) -> Frame:
         with self._request(op, limit_s=limit_s, **fields) as connection:
             return connection.value()
 
-    def _request(self, op: str, *, limit_s: float, **fields: Any) -> Connection:
+    def _request(self, op: str, *, limit_s: float, **fields: object) -> Connection:
         request = {"op": op, "node": self.name, "limit_s": limit_s, **fields}
         return Connection(self._folder, request, limit_s + SLACK_S)
 
@@ -281,7 +295,7 @@ def start(plan: LabPlan, folder: Path) -> UmlLab:
         (folder / PLAN).write_text(plan.dump())
         with (folder / "supervisor.log").open("ab") as log:
             log_start = log.tell()
-            command = [sys.executable, "-m", "lab.providers.supervisor", folder]
+            command: list[str | Path] = [sys.executable, "-m", "lab.providers.supervisor", folder]
             child = proc.spawn(command, env={"PYTHONPATH": str(paths.PROJECT)}, stdout=log, stderr=log)
 
         def answers() -> bool:

@@ -11,20 +11,19 @@ import contextlib
 import itertools
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lab.errors import HapairError
 from lab.proc import Completed
+from lab.providers.base import Frame
 
 WINDOW_BYTES = 1536
 """Bytes under way to the node that it has not acknowledged. A node's line stalls for good when its reader falls 3968
 bytes behind (see hostfiles/lab/control.py); twice this, for an agent that restarts, stays below."""
 HELD_BYTES = 64 << 20
 """Output of one job that may wait for a slow reader."""
-
-Stream = Literal["out", "err"]
 
 
 class Job:
@@ -38,19 +37,18 @@ class Job:
         self._held_bytes = 0
         self._over = False
 
-    async def __aiter__(self) -> AsyncIterator[tuple[Stream, bytes]]:
+    async def __aiter__(self) -> AsyncIterator[tuple[str, bytes]]:
         while True:
             kind, value = await self._events.get()
-            if kind == "out" or kind == "err":
-                self._held_bytes -= len(value)
-                yield kind, value
-            elif kind == "end":
+            if kind == "end":
                 self.code = int(value)
                 return
-            else:
+            if kind == "fail":
                 raise HapairError(f"{self._line.node}: {value}")
+            self._held_bytes -= len(value)
+            yield kind, value
 
-    def tell(self, op: str, **fields: Any) -> None:
+    def tell(self, op: str, **fields: object) -> None:
         """Send the node a later frame about this job."""
         if not self._over:
             self._line.send({"id": self.number, "op": op, **fields})
@@ -59,20 +57,24 @@ class Job:
         """End it in the node: its process group gets SIGTERM, and two seconds later SIGKILL."""
         self.tell("kill")
 
-    def event(self, kind: str, value: Any) -> None:
+    def event(self, frame: Frame) -> None:
         """Take what the node says about this job."""
-        if kind in ("out", "err"):
-            value = base64.b64decode(value)
-            self._held_bytes += len(value)
-            if self._held_bytes > HELD_BYTES:
-                self.kill()
-                kind, value = "fail", "more output than its reader took"
-        self._over = self._over or kind in ("end", "fail")
-        self._events.put_nowait((kind, value))
+        for kind in ("end", "fail"):
+            if kind in frame and not self._over:
+                self._over = True
+                self._events.put_nowait((kind, frame[kind]))
+        for kind in ("out", "err"):
+            if kind in frame and not self._over:
+                data = base64.b64decode(frame[kind])
+                self._held_bytes += len(data)
+                self._events.put_nowait((kind, data))
+        if self._held_bytes > HELD_BYTES:
+            self.kill()
+            self.event({"fail": "it printed more than its reader took"})
 
     async def finish(self) -> tuple[int, bytes, bytes]:
         """Return exit code, standard output and standard error once it has ended."""
-        parts: dict[Stream, list[bytes]] = {"out": [], "err": []}
+        parts: dict[str, list[bytes]] = {"out": [], "err": []}
         async for stream, data in self:
             parts[stream].append(data)
         return self.code, b"".join(parts["out"]), b"".join(parts["err"])
@@ -87,7 +89,7 @@ class ControlLine:
         sock: socket.socket,
         share: Path,
         *,
-        on_ready: Callable[[dict[str, Any]], None],
+        on_ready: Callable[[Frame], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.node = node
@@ -111,7 +113,7 @@ class ControlLine:
         self._sock.close()
         self._fail_all(why)
 
-    def start(self, op: str, **fields: Any) -> Job:
+    def start(self, op: str, **fields: object) -> Job:
         """Start a job.
 
         Raises:
@@ -125,7 +127,7 @@ class ControlLine:
         return job
 
     @contextlib.asynccontextmanager
-    async def job(self, op: str, **fields: Any) -> AsyncIterator[Job]:
+    async def job(self, op: str, **fields: object) -> AsyncIterator[Job]:
         """Start a job, and end it in the node if the caller leaves early."""
         job = self.start(op, **fields)
         try:
@@ -162,31 +164,28 @@ class ControlLine:
         Raises:
             HapairError: the node could not read it.
         """
-        with self._shared(None) as name:
+        with self._shared(b"") as name:
             await self._copy("get", path, to=name)
             return (self._share / name).read_bytes()
 
-    async def _copy(self, op: str, path: str, **fields: Any) -> None:
+    async def _copy(self, op: str, path: str, **fields: object) -> None:
         async with self.job(op, path=path, **fields) as job:
             code, _, error = await job.finish()
             if code:
                 raise HapairError(f"{self.node}: {op} {path}: {error.decode(errors='replace').strip()}")
 
     @contextlib.contextmanager
-    def _shared(self, data: bytes | None) -> Any:
-        """Name a file of the share, holding `data` if any, and remove it afterwards."""
+    def _shared(self, data: bytes) -> Iterator[str]:
+        """Make a file of the share that holds `data`, yield its name, and remove it afterwards."""
         name = f"{next(self._numbers)}"
         path = self._share / name
         try:
-            if data:
-                path.write_bytes(data)
-            elif data is not None:
-                path.touch()
+            path.write_bytes(data)
             yield name
         finally:
             path.unlink(missing_ok=True)
 
-    def send(self, frame: dict[str, Any]) -> None:
+    def send(self, frame: Frame) -> None:
         """Queue a frame; it goes as the window allows."""
         self._pending += json.dumps(frame, separators=(",", ":")).encode() + b"\n"
         self._push()
@@ -229,13 +228,11 @@ class ControlLine:
             self.ready = True
             self._on_ready(frame["ready"])
         elif (job := self._jobs.get(frame.get("id", 0))) is not None:
-            for kind in ("out", "err", "end", "fail"):
-                if kind in frame:
-                    if kind in ("end", "fail"):
-                        del self._jobs[job.number]
-                    job.event(kind, frame[kind])
+            if "end" in frame or "fail" in frame:
+                del self._jobs[job.number]
+            job.event(frame)
 
     def _fail_all(self, why: str) -> None:
         jobs, self._jobs = self._jobs, {}
         for job in jobs.values():
-            job.event("fail", why)
+            job.event({"fail": why})

@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 from lab import paths, proc
 from lab.errors import HapairError
 from lab.providers import memory
-from lab.providers.pair import available_memory_mb
 
 NEEDED_DISK_BYTES = 6 << 30
 """Sources, kernel tree, image and the disks of one lab, at their largest, all together."""
@@ -50,7 +49,7 @@ class Finding:
         return f"{self.grade.value:<5} {self.subject:<18} {self.text}{cure}"
 
 
-def examine(kernel_cached: bool, image_cached: bool, memory_mb: int) -> Iterable[Finding]:
+def examine(memory_mb: int, *, kernel_cached: bool, image_cached: bool) -> Iterable[Finding]:
     """Yield every finding; what only a build needs is a warning when its result is in the cache already.
 
     Args:
@@ -62,7 +61,7 @@ def examine(kernel_cached: bool, image_cached: bool, memory_mb: int) -> Iterable
         _machine,
         _python,
         lambda: _memory(memory_mb),
-        _memory_folder,
+        lambda: _memory_folder(memory_mb),
         _pdeathsig,
         lambda: _folder("cache folder", paths.cache(), NEEDED_DISK_BYTES),
         lambda: _folder("labs folder", paths.labs(), NEEDED_DISK_BYTES // 4),
@@ -88,19 +87,20 @@ def _python() -> Finding:
 
 
 def _memory(memory_mb: int) -> Finding:
-    available_mb = available_memory_mb()
+    available_mb = memory.available_bytes() >> 20
     text = f"{available_mb} MiB available, the three nodes may use {memory_mb} MiB"
     if available_mb < memory_mb:
         return Finding("memory", Grade.BAD, text, "stop other programs, or lower lab.memory_mb in the site file")
     return Finding("memory", Grade.GOOD, text)
 
 
-def _memory_folder() -> Finding:
+def _memory_folder(needed_mb: int) -> Finding:
     try:
-        found = memory.choose(1 << 26)
+        found = memory.choose(memory.candidates(paths.labs()), needed_mb << 20)
     except HapairError as error:
         return Finding("memory files", Grade.BAD, error.message, error.hint)
-    return Finding("memory files", Grade.GOOD, f"{found} maps executable memory")
+    found.rmdir()
+    return Finding("memory files", Grade.GOOD, f"{found.parent} maps executable memory")
 
 
 def _pdeathsig() -> Finding:

@@ -104,6 +104,11 @@ def ensure(progress: Steps, source: Path = SOURCE) -> Image:
         return verify(folder)
 
 
+def cached(source: Path = SOURCE) -> bool:
+    """Return whether the cache holds the image for the present inputs."""
+    return (paths.cache() / "images" / key(source)).exists()
+
+
 def key(source: Path = SOURCE) -> str:
     """Return the name of the image that the present inputs make: one hash over all of them."""
     text = json.dumps(inputs(source), sort_keys=True).encode()

@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
 
 from lab import paths
 from lab.deadline import Deadline, wait_until
@@ -21,10 +17,12 @@ from lab.hosts.render import render_all
 from lab.hosts.site import Site
 from lab.log import Steps
 from lab.proc import CommandFailed
-from lab.providers import client, seed
-from lab.providers.base import CLEAN, Lab, Node
+from lab.providers import client, memory, seed
+from lab.providers.base import CLEAN, Lab, LabPlan, Node
+from lab.providers.client import UmlLab, UmlNode
 from lab.providers.plan import Artifacts, make_plan
 from lab.providers.provision import ANSWERS, boot_id
+from lab.providers.supervisor import PLAN
 
 SERVING_S = 90.0
 FREE_BYTES = 2 << 30
@@ -42,8 +40,18 @@ DOWN = "down"
 class Pair:
     """A running lab and the site that it follows."""
 
-    lab: Lab
+    lab: UmlLab
     site: Site
+
+    def node(self, name: str) -> UmlNode:
+        """Return a node by its name.
+
+        Raises:
+            BadInput: the lab has no such node.
+        """
+        if name not in self.lab.nodes:
+            raise BadInput(f"the lab has no node {name!r}", f"name one of {', '.join(self.lab.nodes)}")
+        return self.lab.nodes[name]
 
     def serving(self) -> str | None:
         """Return the node whose container answers the third node just now, or None."""
@@ -79,23 +87,24 @@ class Pair:
         deadline = Deadline.after(within_s)
         answer = ""
         for container in self.site.containers.values():
-            script = ANSWERS.format(address=container.addresses[0])
+            command = ["python3", "-c", ANSWERS, str(container.addresses[0])]
             try:
-                done = self.lab.nodes["third"].run(["sh", "-c", script], limit_s=max(deadline.left_s, 0.1))
+                done = self.lab.nodes["third"].run(command, limit_s=max(deadline.left_s, 0.1))
             except (CommandFailed, TimedOut):
                 return None
             answer = answer or done.text.strip()
         return next((name for name in self.site.nodes if boot_id(self.lab.nodes[name]) == answer), None)
 
-    def reports(self) -> dict[str, Any]:
+    def reports(self) -> dict[str, object]:
         """Return what `hapair status --json` says on each node of the pair; a string where it says nothing."""
         return {name: self._report(self.lab.nodes[name]) for name in self.site.nodes}
 
-    def _report(self, node: Node) -> Any:
+    def _report(self, node: Node) -> object:
         if node.state() != "on":
             return f"{node.name} is {node.state()}"
         try:
-            return json.loads(node.run(["hapair", "status", "--json"], limit_s=10).stdout)
+            said: object = json.loads(node.run(["hapair", "status", "--json"], limit_s=10).stdout)
+            return said
         except (HapairError, ValueError) as error:
             return str(error).splitlines()[0]
 
@@ -125,15 +134,14 @@ def bring_up(name: str, site: Site, artifacts: Artifacts, progress: Steps, *, se
         HostLacks: too little disk or memory.
         HapairError: a node did not come up, or the container does not answer.
     """
+    check_start(name, site)
     folder = folder_of(name)
     plan = make_plan(site, name, artifacts, seed_number)
     trees = {node: tree.tar() for node, tree in render_all(site).items()}
     inputs = seed.Inputs(site, trees, plan, artifacts.digests)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with client.locked(folder):
         if folder.exists():
             return _again(folder, site, inputs, progress)
-        check_room(site)
         planted = seed.ensure(inputs, progress)
         try:
             return _first(folder, site, inputs, planted, progress)
@@ -143,10 +151,11 @@ def bring_up(name: str, site: Site, artifacts: Artifacts, progress: Steps, *, se
 
 
 def _first(folder: Path, site: Site, inputs: seed.Inputs, planted: Path, progress: Steps) -> Pair:
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
+    (folder / PLAN).write_text(inputs.plan.dump())
+    (folder / INPUTS).write_text(json.dumps({"key": inputs.key, "site": site.model_dump(mode="json")}))
     with progress.step("booting three nodes", estimate_s=6) as step:
         seed.plant(inputs.plan, planted, folder)
-        (folder / INPUTS).write_text(json.dumps({"key": inputs.key, "site": site.model_dump(mode="json")}))
         lab = client.start(inputs.plan, folder)
         _wait_ready(lab)
         modes = {node.mode for node in lab.status().nodes.values()}
@@ -160,17 +169,12 @@ def _first(folder: Path, site: Site, inputs: seed.Inputs, planted: Path, progres
 def _again(folder: Path, site: Site, inputs: seed.Inputs, progress: Steps) -> Pair:
     """Take up a lab that exists: running and made of the same, or cleanly down."""
     name = folder.name
-    if not (folder / INPUTS).exists() or (not client.is_running(folder) and not (folder / DOWN).exists()):
-        raise BadInput(
-            f"the lab {name!r} was left behind by a run that died; its consoles and disks are in {folder}",
-            f"invoke lab.destroy --name {name}   removes it; then bring it up again",
-        )
     if json.loads((folder / INPUTS).read_text())["key"] != inputs.key:
         raise BadInput(
             f"the name {name!r} is in use by a lab made of another site, kernel or image",
             f"take another --name, or remove it first: invoke lab.destroy --name {name}",
         )
-    if client.is_running(folder):
+    if client.running(folder):
         lab = client.attach(folder)
     else:
         with progress.step("booting three nodes", estimate_s=6):
@@ -190,29 +194,30 @@ def attach(name: str) -> Pair:
         BadInput: no such lab runs; the hint says how to bring it up.
     """
     folder = folder_of(name)
-    if not (folder / INPUTS).exists() or not client.is_running(folder):
+    if not (folder / INPUTS).exists() or not client.running(folder):
         state = "is down" if (folder / DOWN).exists() else "does not run"
         raise BadInput(f"the lab {name!r} {state}", f"invoke lab.up --name {name}")
     site = Site.model_validate(json.loads((folder / INPUTS).read_text())["site"])
     return Pair(client.attach(folder), site)
 
 
-def reset(pair: Pair, artifacts: Artifacts, progress: Steps) -> None:
+def reset(pair: Pair, progress: Steps) -> None:
     """Cut the power of all nodes, heal every cable, and start again from the seed's disks.
 
     Raises:
+        HostLacks: the seed is in the cache no more.
         HapairError: as `bring_up`.
     """
-    plan = make_plan(pair.site, pair.lab.name, artifacts)
-    trees = {node: tree.tar() for node, tree in render_all(pair.site).items()}
-    planted = seed.ensure(seed.Inputs(pair.site, trees, plan, artifacts.digests), progress)
+    lab = pair.lab
+    planted = seed.find(json.loads((lab.folder / INPUTS).read_text())["key"])
+    plan = LabPlan.load((lab.folder / PLAN).read_text())
     with progress.step("booting three nodes", estimate_s=6):
-        _each(pair.lab.nodes.values(), lambda node: node.power_off())
-        for link in pair.lab.status().links:
-            pair.lab.set_link(link.node, link.network, "both", CLEAN)
-        seed.plant(plan, planted, pair.lab.folder)
-        _each(pair.lab.nodes.values(), lambda node: node.power_on())
-        _wait_ready(pair.lab)
+        _each(lab.nodes.values(), lambda node: node.power_off())
+        for link in lab.status().links:
+            lab.set_link(link.node, link.network, "both", CLEAN)
+        seed.plant(plan, planted, lab.folder)
+        _each(lab.nodes.values(), lambda node: node.power_on())
+        _wait_ready(lab)
     with progress.step("waiting for the container", estimate_s=8):
         pair.wait_serving(Deadline.after(SERVING_S))
 
@@ -241,9 +246,7 @@ def destroy(name: str) -> bool:
     """End and remove the lab called `name`, whatever state it is in; return whether there was one."""
     folder = folder_of(name)
     found = folder.exists()
-    with _locked(folder):
-        client.destroy(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+    client.destroy(folder)
     return found
 
 
@@ -254,47 +257,48 @@ def names() -> list[str]:
     return sorted(entry.name for entry in paths.labs().iterdir() if (entry / INPUTS).exists())
 
 
-def check_room(site: Site) -> None:
+def check_start(name: str, site: Site) -> None:
+    """Refuse before anything is built or started what cannot come up.
+
+    Raises:
+        BadInput: the name is none, or that of a lab which a killed run left behind.
+        HostLacks: too little disk or memory for a lab that does not run yet.
+    """
+    folder = folder_of(name)
+    if folder.exists() and not client.running(folder) and not (folder / DOWN).exists():
+        raise BadInput(
+            f"the lab {name!r} was left behind by a run that died; its consoles and disks are in {folder}",
+            f"invoke lab.destroy --name {name}   removes it; then bring it up again",
+        )
+    if not client.running(folder):
+        _check_room(site)
+
+
+def _check_room(site: Site) -> None:
     """Refuse to start what this machine has no room for.
 
     Raises:
         HostLacks: too little disk or memory.
     """
     folder = paths.labs()
-    free = shutil.disk_usage(folder).free
-    if free < FREE_BYTES:
+    folder.mkdir(parents=True, exist_ok=True)
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < FREE_BYTES:
         raise HostLacks(
-            f"{folder} has {free >> 20} MiB free, a lab needs {FREE_BYTES >> 20}",
+            f"{folder} has {free_bytes >> 20} MiB free, a lab needs {FREE_BYTES >> 20}",
             "free some, or set XDG_STATE_HOME to a folder with more room",
         )
-    wanted_mb = 2 * site.lab.memory_mb + site.lab.third_memory_mb
-    available_mb = available_memory_mb()
-    if available_mb < wanted_mb:
+    have_mb, need_mb = memory.available_bytes() >> 20, needed_memory_mb(site)
+    if have_mb < need_mb:
         raise HostLacks(
-            f"{available_mb} MiB of memory are available, the three nodes may use {wanted_mb}",
+            f"{have_mb} MiB of memory are available, the three nodes may use {need_mb}",
             "stop other programs, or lower lab.memory_mb in the site file",
         )
 
 
-def available_memory_mb() -> int:
-    """Return MemAvailable of /proc/meminfo (proc(5)), in MiB."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("MemAvailable:"))
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one command at a time make or remove a lab."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise BadInput(f"another command is at work on the lab {folder.name!r}", "wait until it has ended") from None
-    try:
-        yield
-    finally:
-        lock.release()
+def needed_memory_mb(site: Site) -> int:
+    """Return what the three nodes may use together, in MiB."""
+    return len(site.nodes) * site.lab.memory_mb + site.lab.third_memory_mb
 
 
 def _wait_ready(lab: Lab) -> None:

@@ -7,7 +7,6 @@ the cache under a digest of those; bringing up or resetting a lab then copies a 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -18,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from lab import paths
-from lab.errors import HapairError
+from lab.errors import HapairError, HostLacks
 from lab.hosts.site import Site
 from lab.log import Steps
 from lab.providers import client
@@ -64,11 +63,23 @@ def ensure(inputs: Inputs, progress: Steps) -> Path:
     with FileLock(final.parent / f"{inputs.key}.lock"):
         if not (final / COMPLETE).exists():
             with progress.step("provisioning the pair once", estimate_s=60) as step, _scratch(final) as scratch:
-                lab = client.start(_provisioning(inputs.plan), scratch)
+                lab = client.start(inputs.plan, scratch)
                 provision(lab, inputs.site, inputs.trees, step.note)
                 lab.stop()
                 _keep(inputs.plan, scratch, final)
     return final
+
+
+def find(key: str) -> Path:
+    """Return the folder of a seed by its key.
+
+    Raises:
+        HostLacks: it is in the cache no more.
+    """
+    found = paths.cache() / "seeds" / key
+    if not (found / COMPLETE).exists():
+        raise HostLacks(f"the seed {key} of this lab is in the cache no more", "invoke lab.destroy, then invoke lab.up")
+    return found
 
 
 def plant(plan: LabPlan, seed: Path, folder: Path) -> None:
@@ -77,31 +88,27 @@ def plant(plan: LabPlan, seed: Path, folder: Path) -> None:
         copy_sparse(seed / name, folder / name)
 
 
-def _provisioning(plan: LabPlan) -> LabPlan:
-    """Return the plan with the agents masked: they would act on a resource that has no file system yet."""
-    mask = "systemd.mask=hapair-agent.service"
-    nodes = tuple(dataclasses.replace(node, arguments=(*node.arguments, mask)) for node in plan.nodes)
-    return dataclasses.replace(plan, nodes=nodes)
-
-
 @contextlib.contextmanager
 def _scratch(final: Path) -> Iterator[Path]:
-    """A folder for one provisioning; after a failure its consoles move to `failed` beside the seeds."""
-    scratch = final.with_name(f"{final.name}.part")
+    """A folder for one provisioning, removed again; after a failure its consoles stay in `failed` beside the seeds."""
+    scratch = final.with_name(f"{final.name}-part")
     client.destroy(scratch)
-    scratch.mkdir(parents=True)
     try:
         yield scratch
     except HapairError as error:
-        client.destroy(scratch, keep_logs=final.parent / "failed")
-        error.hint = f"{error.hint}\n  the consoles are in {final.parent / 'failed'}".strip()
+        failed = final.with_name("failed")
+        shutil.rmtree(failed, ignore_errors=True)
+        failed.mkdir()
+        for console in scratch.glob("*.console"):
+            shutil.copy(console, failed)
+        error.hint = f"{error.hint}\n  the consoles are in {failed}".strip()
         raise
     finally:
         client.destroy(scratch)
 
 
 def _disks(plan: LabPlan) -> list[str]:
-    names = [node.overlay for node in plan.nodes]
+    names = [f"{node.name}.cow" for node in plan.nodes]
     return names + [disk.file for node in plan.nodes for disk in node.disks]
 
 

@@ -1,4 +1,4 @@
-"""The background process of one lab: owns the nodes, the cables and the control lines; `python -m lab.providers.supervisor FOLDER`.
+"""The background process of one lab (`python -m lab.providers.supervisor FOLDER`): owns nodes, cables, control lines.
 
 It listens on FOLDER/control.sock. A request is one connection: a JSON line in, JSON lines out, the last of which has
 `value` or `error`. Hanging up ends the request, and with it the command in the node that it had started.
@@ -17,13 +17,13 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import IO, Any
 
 from lab.errors import BadInput, HapairError
 from lab.providers import memory
-from lab.providers.base import Impairment, LabPlan, LabStatus
+from lab.providers.base import Frame, Impairment, LabPlan, LabStatus
 from lab.providers.cable import Cable
 from lab.providers.control import Job
 from lab.providers.record import FILE as RECORD_FILE
@@ -43,9 +43,9 @@ class Peer:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
-        self.inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.inbox: asyncio.Queue[Frame] = asyncio.Queue()
 
-    async def tell(self, **frame: Any) -> None:
+    async def tell(self, **frame: object) -> None:
         """Send one frame, as fast as the client takes it."""
         self._writer.write(json.dumps(frame).encode() + b"\n")
         await self._writer.drain()
@@ -116,7 +116,7 @@ class Supervisor:
         for leftover in (self._folder / SOCKET, self._folder / RECORD_FILE, *(self._folder / "net").glob("*")):
             leftover.unlink(missing_ok=True)
 
-    def _log(self, kind: str, **fields: Any) -> None:
+    def _log(self, kind: str, **fields: object) -> None:
         self._events.write(json.dumps({"t": round(time.time(), 6), "source": "lab", "kind": kind, **fields}) + "\n")
         if self._record and kind in ("power", "exit"):
             for name, machine in self._machines.items():
@@ -142,7 +142,7 @@ class Supervisor:
                 await asyncio.wait((work,))
             writer.close()
 
-    async def _answer(self, request: dict[str, Any], peer: Peer) -> None:
+    async def _answer(self, request: Frame, peer: Peer) -> None:
         with contextlib.suppress(ConnectionError):
             try:
                 if request.get("op") not in OPERATIONS:
@@ -154,39 +154,40 @@ class Supervisor:
                 traceback.print_exc()
                 await peer.tell(error=["HapairError", f"the lab's supervisor failed: {error!r}", "see supervisor.log"])
 
-    def _machine(self, request: dict[str, Any]) -> Machine:
+    def _machine(self, request: Frame) -> Machine:
         name = request["node"]
         if name not in self._machines:
             raise BadInput(f"there is no node {name}", f"the nodes are {', '.join(self._machines)}")
         return self._machines[name]
 
-    def _cable(self, request: dict[str, Any]) -> Cable:
+    def _cable(self, request: Frame) -> Cable:
         name = request["network"]
         if name not in self._cables:
             raise BadInput(f"there is no network {name}", f"the networks are {', '.join(self._cables)}")
         return self._cables[name]
 
-    async def _status(self, _request: dict[str, Any], _peer: Peer) -> Any:
+    async def _status(self, _request: Frame, _peer: Peer) -> Frame:
         nodes = {name: machine.status() for name, machine in self._machines.items()}
         links = tuple(link for cable in self._cables.values() for link in cable.status())
         return dataclasses.asdict(LabStatus(self._plan.name, os.getpid(), nodes, links))
 
-    async def _wait_ready(self, request: dict[str, Any], _peer: Peer) -> Any:
+    async def _wait_ready(self, request: Frame, _peer: Peer) -> Frame:
         await self._machine(request).wait_ready(request["limit_s"])
+        return {}
 
-    async def _run(self, request: dict[str, Any], peer: Peer) -> Any:
+    async def _run(self, request: Frame, peer: Peer) -> Frame:
         machine, limit_s = self._machine(request), request["limit_s"]
         stdin = base64.b64decode(request["stdin"])
         try:
             async with asyncio.timeout(limit_s + ANSWER_SLACK_S):
                 async with machine.line.command(request["argv"], limit_s=limit_s, stdin=stdin) as job:
-                    return await peer.pass_on(job)
+                    return {"code": await peer.pass_on(job)}
         except TimeoutError:
             raise HapairError(
                 f"{machine.plan.name} ({machine.state}) did not end {request['argv'][0]} in time"
             ) from None
 
-    async def _terminal(self, request: dict[str, Any], peer: Peer) -> Any:
+    async def _terminal(self, request: Frame, peer: Peer) -> Frame:
         fields = {name: request[name] for name in ("argv", "rows", "cols", "limit")}
 
         async def type_in(job: Job) -> None:
@@ -196,48 +197,55 @@ class Supervisor:
         async with self._machine(request).line.job("pty", **fields) as job:
             typing = asyncio.ensure_future(type_in(job))
             try:
-                return await peer.pass_on(job)
+                return {"code": await peer.pass_on(job)}
             finally:
                 typing.cancel()
 
-    async def _put(self, request: dict[str, Any], _peer: Peer) -> Any:
+    async def _put(self, request: Frame, _peer: Peer) -> Frame:
         async with _limit(request):
             data = base64.b64decode(request["data"])
             await self._machine(request).line.put(data, request["path"], request["mode"])
+            return {}
 
-    async def _get(self, request: dict[str, Any], _peer: Peer) -> Any:
+    async def _get(self, request: Frame, _peer: Peer) -> Frame:
         async with _limit(request):
-            return base64.b64encode(await self._machine(request).line.get(request["path"])).decode()
+            data = await self._machine(request).line.get(request["path"])
+            return {"data": base64.b64encode(data).decode()}
 
-    async def _power(self, request: dict[str, Any], _peer: Peer) -> Any:
+    async def _power(self, request: Frame, _peer: Peer) -> Frame:
         machine = self._machine(request)
         if request["to"] in ("off", "reset"):
             await machine.power_off()
         if request["to"] in ("on", "reset"):
             machine.power_on()
+        return {}
 
-    async def _freeze(self, request: dict[str, Any], _peer: Peer) -> Any:
+    async def _freeze(self, request: Frame, _peer: Peer) -> Frame:
         self._machine(request).freeze()
+        return {}
 
-    async def _thaw(self, request: dict[str, Any], _peer: Peer) -> Any:
+    async def _thaw(self, request: Frame, _peer: Peer) -> Frame:
         self._machine(request).thaw()
+        return {}
 
-    async def _link(self, request: dict[str, Any], _peer: Peer) -> Any:
+    async def _link(self, request: Frame, _peer: Peer) -> Frame:
         impairment = Impairment(**request["impairment"])
         self._cable(request).set_link(request["node"], request["direction"], impairment)
         names = ("network", "node", "direction", "impairment")
         self._log("link", **{name: request[name] for name in names})
+        return {}
 
-    async def _capture(self, request: dict[str, Any], peer: Peer) -> Any:
+    async def _capture(self, request: Frame, peer: Peer) -> Frame:
         cable = self._cable(request)
         capture = cable.start_capture(Path(request["path"]))
         try:
             await peer.tell(started=True)
             await peer.inbox.get()  # the client asks for the end, or hangs up
+            return {}
         finally:
             cable.stop_capture(capture)
 
-    async def _disk(self, request: dict[str, Any], _peer: Peer) -> Any:
+    async def _disk(self, request: Frame, _peer: Peer) -> Frame:
         machine, slot, path = self._machine(request), request["slot"], request["path"]
         if path is None:
             await machine.mconsole(f"remove {slot}")
@@ -248,17 +256,20 @@ class Supervisor:
             link.symlink_to(path)
             await machine.mconsole(f"config {slot}d={link.name}")
         self._log("disk", node=machine.plan.name, slot=slot, path=path)
+        return {}
 
-    async def _sysrq(self, request: dict[str, Any], _peer: Peer) -> Any:
+    async def _sysrq(self, request: Frame, _peer: Peer) -> Frame:
         machine = self._machine(request)
         self._log("sysrq", node=machine.plan.name, key=request["key"])
         await machine.mconsole(f"sysrq {request['key']}")
+        return {}
 
-    async def _shutdown(self, _request: dict[str, Any], _peer: Peer) -> Any:
+    async def _shutdown(self, _request: Frame, _peer: Peer) -> Frame:
         self._stop.set()
+        return {}
 
 
-Operation = Callable[[Supervisor, dict[str, Any], Peer], Awaitable[Any]]
+Operation = Callable[[Supervisor, Frame, Peer], Awaitable[Frame]]
 OPERATIONS: dict[str, Operation] = {
     name: getattr(Supervisor, f"_{name}")
     for name in (
@@ -268,14 +279,14 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-async def _receive(reader: asyncio.StreamReader, inbox: asyncio.Queue[dict[str, Any]]) -> None:
+async def _receive(reader: asyncio.StreamReader, inbox: asyncio.Queue[Frame]) -> None:
     """Queue what the client says after its request, until it hangs up."""
     while line := await reader.readline():
         inbox.put_nowait(json.loads(line))
 
 
 @contextlib.asynccontextmanager
-async def _limit(request: dict[str, Any]) -> Any:
+async def _limit(request: Frame) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(request["limit_s"]):
             yield

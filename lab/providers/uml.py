@@ -62,7 +62,7 @@ class _Run:
     def __init__(self, plan: NodePlan, folder: Path, memory: Path, machine: Machine) -> None:
         self.console = folder / f"{plan.name}.console"
         ours, theirs = socket.socketpair()
-        with theirs, self.console.open("ab") as out:
+        with theirs, self.console.open("ab", buffering=0) as out:
             out.write(f"--- power on, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
             self.console_start = out.tell()
             self.child = proc.spawn(

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from invoke import Context, task
+from invoke.context import Context
+from invoke.tasks import task
 
-from lab import artifacts, log
+from lab import artifacts, log, paths
 from lab.errors import BadInput, ExitCode
 from lab.hosts.site import EXAMPLE, load_site
-from lab.providers import bundle, doctor, pair, report, terminal
-from lab.scenario import demo as demonstration
+from lab.providers import bundle as bundles
+from lab.providers import doctor as checks
+from lab.providers import pair, report, terminal
+from lab.scenario import demo as story
 from lab.scenario import faults, manual
+from lab.scenario.verdict import Outcome
 from lab.tasks._run import guarded
 
 NAME_HELP = "the lab's name; labs of different names run side by side"
+SITE_HELP = "the site file (default: hostfiles/site.example.yaml)"
+BUNDLE_HELP = "take kernel and image from this file or URL, and build nothing"
 PROVIDERS = ("uml",)
 
 
-def _provider(context: Context, wanted: str | None) -> str:
+def _check_provider(context: Context, wanted: str | None) -> None:
     name = str(wanted or context.config.lab.provider)
     if name not in PROVIDERS:
         raise BadInput(f"no provider is called {name!r}", f"take one of: {', '.join(PROVIDERS)}")
-    return name
 
 
 @task(
@@ -30,8 +35,8 @@ def _provider(context: Context, wanted: str | None) -> str:
     help={
         "name": NAME_HELP,
         "provider": "what the nodes are: uml (User-Mode Linux)",
-        "site": "the site file (default: hostfiles/site.example.yaml)",
-        "bundle": "take kernel and image from this file or URL, and build nothing",
+        "site": SITE_HELP,
+        "bundle": BUNDLE_HELP,
     },
 )
 @guarded
@@ -43,10 +48,9 @@ def up(
     bundle: str | None = None,
 ) -> None:
     """Bring up two nodes and a third, until the container answers; a second time changes nothing."""
-    _provider(context, provider)
+    _check_provider(context, provider)
     model = load_site(Path(site))
-    pair.check_room(model)
-    pair.folder_of(name)
+    pair.check_start(name, model)
     with log.steps(f"Bringing up the lab {name!r}") as progress:
         made = artifacts.ensure(progress, bundle)
         running = pair.bring_up(name, model, made, progress)
@@ -72,14 +76,14 @@ def status(_context: Context, name: str = "default", watch: bool = False, json: 
 @guarded
 def ssh(context: Context, node: str, name: str = "default") -> None:
     """Run the shell command given after `--` on NODE, or open a shell there; the exit code is the command's."""
-    raise SystemExit(terminal.shell(pair.node(name, node), context.remainder))
+    raise SystemExit(terminal.shell(pair.attach(name).node(node), context.remainder))
 
 
 @task(auto_shortflags=False, help={"node": "n1, n2 or third", "name": NAME_HELP})
 @guarded
 def console(_context: Context, node: str, name: str = "default") -> None:
     """Show what NODE's console has said and says, until Ctrl-C."""
-    terminal.console(pair.attach(name).lab, node)
+    terminal.console(pair.attach(name).node(node).console_path)
 
 
 @task(
@@ -89,7 +93,7 @@ def console(_context: Context, node: str, name: str = "default") -> None:
 @guarded
 def logs(_context: Context, folder: str | None = None, name: str = "default") -> None:
     """Collect the nodes' journals, kernel logs, consoles, decision logs and the store's log."""
-    target = Path(folder) if folder else Path("out") / "logs" / name
+    target = Path(folder) if folder else paths.PROJECT / "out" / "logs" / name
     for path in report.collect(pair.attach(name), target):
         log.out(str(path))
 
@@ -140,32 +144,52 @@ def destroy(_context: Context, name: str = "default", every: bool = False) -> No
         log.out(f"{one}: {'removed' if pair.destroy(one) else 'there is none'}")
 
 
-@task(auto_shortflags=False, help={"site": "the site file (default: hostfiles/site.example.yaml)"})
+@task(auto_shortflags=False, help={"site": SITE_HELP})
 @guarded
-def doctor_(_context: Context, site: str = str(EXAMPLE)) -> None:
-    """Check by doing whether this machine can run a lab; one line each, with its cure."""
+def doctor(_context: Context, site: str = str(EXAMPLE)) -> None:
+    """Check by doing whether this machine can run a lab: one line each, with its cure."""
     model = load_site(Path(site))
+    cached = artifacts.cached()
+    findings = checks.examine(pair.needed_memory_mb(model), kernel_cached=cached.kernel, image_cached=cached.image)
     bad = False
-    for finding in doctor.examine(model, artifacts.cached()):
+    for finding in findings:
         log.out(finding.line())
-        bad = bad or finding.grade is doctor.Grade.BAD
+        bad = bad or finding.grade is checks.Grade.BAD
     if bad:
         raise SystemExit(int(ExitCode.HOST_LACKS))
 
 
 @task(
     auto_shortflags=False,
-    help={"name": NAME_HELP, "svg": "draw the timeline into this file", "site": "the site file"},
+    help={
+        "name": "the lab's name: it must not exist yet, and is removed at the end",
+        "svg": "draw the timeline into this file",
+        "site": SITE_HELP,
+        "bundle": BUNDLE_HELP,
+    },
 )
 @guarded
-def demo(_context: Context, name: str = "demo", svg: str | None = None, site: str = str(EXAMPLE)) -> None:
+def demo(
+    _context: Context, name: str = "demo", svg: str | None = None, site: str = str(EXAMPLE), bundle: str | None = None
+) -> None:
     """Tell the story of one power loss, live: roles, lock, acknowledged writes, and the gap in seconds."""
-    demonstration.run(name, load_site(Path(site)), Path(svg) if svg else None)
+    model = load_site(Path(site))
+    pair.check_start(name, model)
+    with log.steps(f"Bringing up the lab {name!r}") as progress:
+        running = pair.bring_up(name, model, artifacts.ensure(progress, bundle), progress)
+    try:
+        drawn = story.run(running, paths.PROJECT / "out" / "demo", log.out, Path(svg) if svg else None)
+    finally:
+        pair.destroy(name)
+    if drawn.verdict is not Outcome.VALID:
+        raise SystemExit(int(ExitCode.FAILED))
 
 
 @task(auto_shortflags=False, help={"file": "the bundle to write"})
 @guarded
-def bundle_(_context: Context, file: str) -> None:
+def bundle(_context: Context, file: str) -> None:
     """Pack kernel, image and digests into FILE, for machines without compiler, root or user namespaces."""
     with log.steps(f"Packing {file}") as progress:
-        log.out(str(bundle.pack(artifacts.ensure(progress), Path(file), progress)))
+        made = artifacts.ensure(progress)
+        bundles.pack(made, Path(file), progress)
+    log.out(file)

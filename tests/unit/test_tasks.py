@@ -33,7 +33,9 @@ def test_task_explains_itself_and_its_parameters(name: str) -> None:
     task = TASKS[name]
     assert (task.body.__doc__ or "").strip(), f"{name} has no docstring"
     parameters = list(inspect.signature(task.body).parameters.values())[1:]
-    assert sorted(task.help) == sorted(parameter.name for parameter in parameters), f"help= of {name}"
+    assert sorted(name.replace("-", "_") for name in task.help) == sorted(parameter.name for parameter in parameters), (
+        f"help= of {name}"
+    )
     assert all(task.help.values())
     for argument in task.get_arguments():
         assert not [word for word in argument.names if len(word) == 1], f"{name} has a short flag"

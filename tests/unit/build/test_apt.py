@@ -67,7 +67,7 @@ def test_deb822_stanzas() -> None:
     assert found[2].signed_by.startswith("-----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n abc")
 
 
-def test_mirrors_are_unique_signed_and_security_comes_last(tmp_path: Path) -> None:
+def test_mirrors_are_unique_signed_and_not_for_security(tmp_path: Path) -> None:
     parts = tmp_path / "sources.list.d"
     parts.mkdir()
     (tmp_path / "sources.list").write_text(
@@ -82,7 +82,6 @@ def test_mirrors_are_unique_signed_and_security_comes_last(tmp_path: Path) -> No
         ("http://one.example/debian", str(keyring)),
         ("http://three.example/debian", "/keys/three.gpg"),
         ("http://four.example/debian", "/keys/three.gpg"),
-        ("http://security.example/debian-security", str(keyring)),
     ]
 
 

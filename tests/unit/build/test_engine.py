@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from lab.build import engine, manifest, runner, shelves
 from lab.build.engine import ensure
+from lab.deadline import Deadline, wait_until
 from lab.errors import BadInput, HapairError, HostLacks
 from lab.proc import CommandFailed
 from tests.fakes.programs import Fakes
@@ -128,7 +129,13 @@ def endless(toy: Toy) -> Path:
     return pid
 
 
-def gone(pid: int) -> bool:
+def gone(pid: Path) -> bool:
+    """Wait until the process named in a file is dead: the kernel kills a group's members one after another."""
+    number = int(pid.read_text())
+    return wait_until(f"process {number} is gone", lambda: _dead(number), Deadline.after(10))
+
+
+def _dead(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -152,7 +159,7 @@ def test_a_stopped_build_kills_its_group_and_leaves_nothing(toy: Toy, shown: Sho
     stop.set()
     thread.join(20)
     assert ended
-    assert gone(int(pid.read_text()))
+    assert gone(pid)
     assert (toy.kept("artifacts"), toy.kept("scratch")) == ([], [])
 
 
@@ -167,7 +174,7 @@ def test_ctrl_c_kills_the_group(toy: Toy, shown: Shown, monkeypatch: pytest.Monk
     monkeypatch.setattr(engine, "counter", lambda *_: interrupt)
     with pytest.raises(KeyboardInterrupt):
         ensure("toy", shown)
-    assert gone(int(pid.read_text()))
+    assert gone(pid)
     assert (toy.kept("artifacts"), toy.kept("scratch")) == ([], [])
 
 
