@@ -80,7 +80,7 @@ def impairments(lab: Lab) -> tuple[str, ...] | None:
         links = lab.status().links
     except HapairError:
         return None
-    bad = [link for link in links if not (link.plugged and link.outward == CLEAN and link.inward == CLEAN)]
+    bad = [link for link in links if link.outward != CLEAN or link.inward != CLEAN]
     return tuple(f"{link.node}/{link.network}" for link in bad)
 
 

@@ -158,7 +158,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     pyfuncitem.user_properties += properties(drawn)
     planted = pyfuncitem.get_closest_marker("planted")
     if planted:
-        judge_planted(drawn, planted.args)
+        judge_planted(drawn, planted.args, failure)
         return True
     if failure is None and drawn.verdict is Outcome.VALID:
         return True
@@ -173,12 +173,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     pytest.fail(text, pytrace=False)
 
 
-def judge_planted(drawn: Result, names: Sequence[str]) -> None:
-    """Fail unless exactly the named invariants are invalid."""
+def judge_planted(drawn: Result, names: Sequence[str], failure: BaseException | None) -> None:
+    """Fail unless exactly the named invariants are invalid.
+
+    "scenario" among the names stands for the scenario's own steps; a step that fails because of a red invariant
+    (nothing is acknowledged any more, say) needs no name.
+    """
     red = {name for name, verdict in drawn.invariants.items() if verdict.outcome is Outcome.INVALID}
+    if failure is not None and (not red or "scenario" in names):
+        red.add("scenario")
     if red != set(names):
-        wanted, seen = ", ".join(sorted(names)), ", ".join(sorted(red)) or "none"
-        pytest.fail(f"planted for {wanted}, but invalid: {seen}\n{drawn.explanation()}", pytrace=False)
+        wanted, seen = ", ".join(sorted(names)), ", ".join(sorted(red)) or "nothing"
+        pytest.fail(f"planted for {wanted}, but red: {seen}\n{drawn.explanation()}", pytrace=False)
 
 
 def properties(drawn: Result) -> list[tuple[str, object]]:

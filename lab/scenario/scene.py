@@ -93,8 +93,9 @@ class Scene:
         self.recorder.start()
         for followed in NODES:
             self._wait(f"somebody follows the DRBD events of {followed}", partial(_follows, followed), 20.0)
+        began = time.time()
         self.workload.start()
-        self.wait_acks(1)
+        self.wait_acks(1, since=began)
 
     def expect(
         self,
@@ -127,9 +128,9 @@ class Scene:
         self.pair.switchover(self.place.resource, Deadline.after(SWITCHOVER_S))
         return active, standby
 
-    def wait_acks(self, count: int, *, limit_s: float = 60.0) -> None:
-        """Wait until `count` more writes, sent from now on, have been acknowledged."""
-        left, now = count, time.time()
+    def wait_acks(self, count: int, *, limit_s: float = 60.0, since: float | None = None) -> None:
+        """Wait until `count` more writes, sent from now (or from the wall time `since`) on, have been acknowledged."""
+        left, now = count, time.time() if since is None else since
 
         def enough(event: Event) -> bool:
             nonlocal left

@@ -264,7 +264,7 @@ def _client(whole: Timeline, top: int, scale: float) -> list[str]:
             parts.append(f'<line x1="{end}" y1="{y - 7}" x2="{end}" y2="{y + 7}" stroke="#b3261e" stroke-width="1.5"/>')
         parts.append(
             f'<text x="{middle:.1f}" y="{y - 8}" text-anchor="middle" font-weight="600" fill="#b3261e" class="gap">'
-            f"{_length(whole.gap):.1f} s</text>"
+            f"{_length(whole.gap):.2f} s</text>"
         )
     return parts
 
