@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import time
@@ -18,7 +19,7 @@ from lab.providers import console, mconsole
 from lab.providers.base import NodePlan, NodeState, NodeStatus
 from lab.providers.control import ControlLine
 
-VECTOR_DEPTH = 128
+VECTOR_DEPTH = 64
 """Frames that a card hands over in one system call."""
 FRUITLESS_BOOTS = 3
 """A node that restarts this often in a row without ever becoming ready stays off."""
@@ -226,8 +227,7 @@ class Machine:
 
     def _start(self, why: str) -> None:
         # A kernel that was killed leaves its pid file, and the next one refuses the name while any process has that id.
-        for name in ("pid", "mconsole"):
-            (self._folder / "run" / self.plan.name / name).unlink(missing_ok=True)
+        shutil.rmtree(self._folder / "run" / self.plan.name, ignore_errors=True)
         self._run = _Run(self.plan, self._folder, self._memory, self)
         self._boots += 1
         self._note = ""
