@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lab.errors import HapairError
-from lab.proc import CommandFailed, Completed, kill_group, spawn
+from lab.proc import CommandFailed, Completed, kill_group, spawn, which
 
 LOOK_S = 0.5
 TAIL_BYTES = 8192
+ORPHANED = ("setpriv", "--pdeathsig", "TERM", "--")
 
 
 class Stopped(HapairError):
@@ -32,16 +33,19 @@ def run(
 ) -> None:
     """Run a command to its end; `watch` is called about twice a second while it runs.
 
-    Whatever ends the wait early (the limit, Ctrl-C, `stop`, a failing `watch`) kills the command's process group.
+    Whatever ends the wait early (the limit, Ctrl-C, `stop`, a failing `watch`) kills the command's process group; if
+    this process itself is killed, the command gets SIGTERM from the kernel, which make passes on to all it started.
 
     Raises:
         CommandFailed: it ended badly or ran out of time; the message shows the log's last lines and its path.
+        HostLacks: the program is not installed.
         Stopped: `stop` was set.
     """
     words = tuple(str(word) for word in argv)
+    which(words[0])
     begin = log.stat().st_size if log.exists() else 0
     with log.open("ab") as sink:
-        child = spawn(words, cwd=cwd, env=env, stdout=sink, stderr=sink)
+        child = spawn([*ORPHANED, *words], cwd=cwd, env=env, stdout=sink, stderr=sink)
         ended = os.pidfd_open(child.pid)
         try:
             until = time.monotonic() + limit_s

@@ -80,14 +80,14 @@ def render(site: Site, node: str, *, runtime: bytes | None = None) -> Tree:
         runtime: the archive of the host programs; made from hostfiles/runtime unless given.
 
     Raises:
-        HapairError: a template uses a variable that there is not, or two entries have one path.
+        HapairError: a template uses a variable that there is not, or two entries of the catalog have one path.
     """
     environment = _environment(TEMPLATES)
     entries: dict[str, File | Link] = {}
 
     def place(path: str, entry: File | Link) -> None:
         if path in entries:
-            raise HapairError(f"two entries of the catalog make {path} for this site", "rename one of the two")
+            raise HapairError(f"hostfiles/catalog.yaml: two entries make {path}", "mend one of the two")
         entries[path] = entry
 
     for template in catalog().templates:
@@ -97,10 +97,10 @@ def render(site: Site, node: str, *, runtime: bytes | None = None) -> Tree:
             except TemplateError as error:
                 raise HapairError(f"hostfiles/templates/{template.template}: {error}", "mend the template") from None
             entry = File(text.encode(), int(template.mode, 8), template.validator, template.reload)
-            place(template.path.format_map(names), entry)
+            place(_path(template.path, names), entry)
     for link in catalog().links:
         for names, _ in _rounds(site, node, link.each):
-            place(link.path.format_map(names), Link(link.target))
+            place(_path(link.path, names), Link(link.target))
     archive = zipapp() if runtime is None else runtime
     place(catalog().runtime.path, File(archive, int(catalog().runtime.mode, 8)))
     return Tree(entries)
@@ -154,6 +154,16 @@ def runtime_config(site: Site, node: str) -> dict[str, Any]:
             for name, it in site.resources.items()
         },
     }
+
+
+def _path(pattern: str, names: dict[str, str]) -> str:
+    try:
+        return pattern.format_map(names)
+    except KeyError as error:
+        known = ", ".join(sorted(names)) or "none"
+        raise HapairError(
+            f"hostfiles/catalog.yaml: {pattern}: no name {error} here, only: {known}", "mend it"
+        ) from None
 
 
 def _rounds(site: Site, node: str, each: Each) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:

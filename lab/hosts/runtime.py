@@ -10,7 +10,8 @@ from lab.errors import HapairError
 from lab.paths import PROJECT
 
 FOLDER = PROJECT / "hostfiles" / "runtime"
-SHEBANG = b"#!/usr/bin/python3\n"
+# -I: nothing in the environment or the home folder of whoever calls it decides what it imports.
+SHEBANG = b"#!/usr/bin/python3 -I\n"
 # The first moment that the format knows.
 _DATE = (1980, 1, 1, 0, 0, 0)
 _MAIN = b"import sys\n\nfrom hapair.__main__ import main\n\nsys.exit(main())\n"

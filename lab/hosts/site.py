@@ -21,7 +21,8 @@ EXAMPLE = PROJECT / "hostfiles" / "site.example.yaml"
 # Names become parts of unit names, file names, host names and LXD instance names, so they keep to what all of those
 # take unescaped. A dash would have to be escaped in unit names, so only hosts and containers may have one.
 HostName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$|^[a-z]$")]
-ResourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,14}$")]
+# A resource's name is a command on the nodes too, and must not take the place of one that is there.
+ResourceName = Annotated[str, Field(pattern=r"^r[0-9]{1,3}$")]
 # IFNAMSIZ of linux/if.h is 16, the closing zero byte included.
 InterfaceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,14}$")]
 # The lowest bit of the first byte marks a group address (IEEE 802), which no interface may have.

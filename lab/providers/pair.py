@@ -21,7 +21,7 @@ from lab.providers import client, memory, seed
 from lab.providers.base import CLEAN, Lab, LabPlan, Node
 from lab.providers.client import UmlLab, UmlNode
 from lab.providers.plan import Artifacts, make_plan
-from lab.providers.provision import ANSWERS, boot_id
+from lab.providers.provision import ANSWERS, boot_id, power_down
 from lab.providers.supervisor import PLAN
 
 SERVING_S = 90.0
@@ -232,9 +232,7 @@ def shut_down(pair: Pair, progress: Steps) -> None:
     order = sorted(pair.site.nodes, key=lambda name: name == active)
     for name in order:
         with progress.step(f"shutting {name} down", estimate_s=5):
-            node = pair.lab.nodes[name]
-            node.run(["systemctl", "poweroff"], limit_s=10, check=False)
-            wait_until(f"{name} is off", lambda node=node: node.state() == "off", Deadline.after(SERVING_S))
+            power_down(pair.lab.nodes[name])
     third = pair.lab.nodes["third"]
     third.run(["sync"], limit_s=10)
     third.power_off()

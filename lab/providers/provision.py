@@ -62,7 +62,7 @@ def provision(lab: Lab, site: Site, trees: Mapping[str, bytes], note: Callable[[
         _each(pair, partial(_run, argv=("drbdadm", "down", name)))
     note("powering off")
     _each(pair, partial(_run, argv=("systemctl", "enable", AGENT)))
-    _each(pair, _power_down)
+    _each(pair, power_down)
     _run(third, ["sync"])
     third.power_off()
 
@@ -134,7 +134,12 @@ def _stop_services(node: Node, name: str, resource: Resource) -> None:
     _run(node, ["drbdadm", "secondary", name])
 
 
-def _power_down(node: Node) -> None:
+def power_down(node: Node) -> None:
+    """Power a node off in good order.
+
+    Raises:
+        TimedOut: it is not off in its bound.
+    """
     node.run(["systemctl", "poweroff"], limit_s=COMMAND_S, check=False)
     wait_until(f"{node.name} is off", lambda: node.state() == "off", Deadline.after(BOOT_S))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from invoke import Context, task
 
 from lab import log
+from lab.errors import BadInput
 from lab.hosts.render import render_all
 from lab.hosts.site import EXAMPLE, load_site
 from lab.hosts.tree import write
@@ -20,6 +21,8 @@ SITE_HELP = "the site file (default: hostfiles/site.example.yaml)"
 @guarded
 def render(_context: Context, folder: str, site: str = str(EXAMPLE)) -> None:
     """Write every file that the nodes need below FOLDER, in place of what was rendered there before."""
+    if folder.startswith("-"):
+        raise BadInput(f"{folder} is no folder", "invoke --help hosts.render shows the options; ./NAME allows any name")
     written = write(render_all(load_site(Path(site))), Path(folder))
     for path in written:
         log.out(str(path))

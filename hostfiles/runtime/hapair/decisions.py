@@ -17,10 +17,10 @@ from pathlib import Path
 class DecisionLog:
     """Writes to `path` and to standard error (the journal). Nothing here raises or blocks, `drain` excepted."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, journal: bool = True) -> None:
+        self._path, self._journal = path, journal
         self._lines: queue.Queue[str] = queue.Queue()
-        self._thread = threading.Thread(target=self._write, name="decisions", daemon=True)
+        self._thread = threading.Thread(target=self._write, name=path.name, daemon=True)
         self._thread.start()
 
     def add(self, resource: str, *, rule: str, action: str, outcome: str, why: str, took_s: float = 0.0) -> None:
@@ -34,7 +34,11 @@ class DecisionLog:
             "why": why,
             "took_s": round(took_s, 4),
         }
-        self._lines.put(json.dumps(entry))
+        self.line(json.dumps(entry))
+
+    def line(self, text: str) -> None:
+        """Log a line as it is (the kernel's events use this)."""
+        self._lines.put(text)
 
     def drain(self, limit_s: float) -> None:
         """Wait until everything so far is written, but not longer than `limit_s`."""
@@ -46,9 +50,10 @@ class DecisionLog:
     def _write(self) -> None:
         while True:
             line = self._lines.get()
-            with contextlib.suppress(OSError, ValueError):
-                sys.stderr.write(f"{line}\n")
-                sys.stderr.flush()
+            if self._journal:
+                with contextlib.suppress(OSError, ValueError):
+                    sys.stderr.write(f"{line}\n")
+                    sys.stderr.flush()
             with contextlib.suppress(OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with self._path.open("a") as log:

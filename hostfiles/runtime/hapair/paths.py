@@ -41,6 +41,11 @@ class Paths:
         return self.root / "var/log/hapair/decisions.jsonl"
 
     @property
+    def events(self) -> Path:
+        """DRBD's event stream as the agent read it."""
+        return self.root / "var/log/hapair/events2.log"
+
+    @property
     def sysrq(self) -> Path:
         """Where a `b` restarts the machine at once, without sync or unmount."""
         return self.root / "proc/sysrq-trigger"

@@ -260,6 +260,8 @@ def reconnect(look: Look) -> Reaction | None:
     kernel, memory = look.kernel, look.memory
     if kernel.connection is not Connection.STANDALONE or not kernel.volumes or memory.wish is Wish.LEAVE:
         return None
+    if look.seen.split_brain:
+        return Reaction("F12", "split brain: a person must choose which replica to discard")
     if look.now < memory.reconnect_at or (look.primary and not look.confirmed):
         return None
     return Reaction("reconnect", "stand-alone", ((Kind.RECONNECT, DRBD_LIMIT_S),))

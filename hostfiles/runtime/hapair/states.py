@@ -183,6 +183,7 @@ class Observation:
     kernel: Kernel | None
     note: LockRecord | None = None
     tombstone: bool = False
+    split_brain: bool = False
     mounted: bool = False
     lxd_active: bool | None = None
     control_busy: bool = False

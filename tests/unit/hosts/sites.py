@@ -47,10 +47,10 @@ def valid(draw: st.DrawFn) -> Data:
     """Draw the data of a valid site: one to three resources, up to four containers."""
     nodes = draw(st.lists(st.from_regex(r"[a-z][a-z0-9]{0,5}", fullmatch=True), min_size=2, max_size=2, unique=True))
     nodes = [f"h{name}" for name in nodes]
-    names = draw(st.lists(st.integers(0, 99), min_size=1, max_size=3, unique=True))
+    names = draw(st.lists(st.integers(0, 255), min_size=1, max_size=3, unique=True))
     resources = [f"r{number}" for number in names]
     lan, crossover = (IPv4Network(it) for it in draw(st.permutations(NETWORKS))[:2])
-    hosts = iter(draw(st.lists(st.integers(1, 120), min_size=12, max_size=12, unique=True)))
+    hosts = iter(draw(st.permutations(range(1, 13))))
     lan_name = draw(st.sampled_from(["lan0", "eth0", "enp0s3"]))
 
     def address(network: IPv4Network) -> str:

@@ -97,7 +97,7 @@ def test_stable_whatever_the_process(tmp_path: Path) -> None:
 
 
 @given(valid())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 def test_random_sites_render(data: Data) -> None:
     site = Site.model_validate(data)
     for node, rendered in render_all(site, runtime=PROGRAMS).items():
@@ -219,15 +219,22 @@ def test_a_variable_that_there_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path:
         tree()
 
 
-def test_two_entries_with_one_path() -> None:
-    """A resource may be called as a program of the system is."""
-    data = example()
-    data["resources"] = {"hapair": {**data["resources"]["r0"], "mount": "/hapair"}}
-    data["containers"]["c1"]["resource"] = "hapair"
-    for node in data["nodes"].values():
-        node["disks"] = {"hapair": node["disks"]["r0"]}
-    with pytest.raises(HapairError, match="two entries of the catalog make /usr/sbin/hapair"):
-        tree(data)
+@pytest.mark.parametrize(
+    ("link", "said"),
+    [
+        ({"path": "/etc/hosts", "target": "/x"}, "two entries make /etc/hosts"),
+        ({"path": "/x/{resource}", "target": "/x"}, "no name 'resource' here, only: none"),
+        (
+            {"path": "/x/{rsource}", "target": "/x", "each": "resource"},
+            "no name 'rsource' here, only: mount_unit, resource",
+        ),
+    ],
+)
+def test_a_catalog_that_makes_no_tree(monkeypatch: pytest.MonkeyPatch, link: Data, said: str) -> None:
+    faulty = Catalog.model_validate({**catalog().model_dump(), "links": [link]})
+    monkeypatch.setattr(renderer, "catalog", lambda: faulty)
+    with pytest.raises(HapairError, match=re.escape(said)):
+        tree()
 
 
 @pytest.mark.parametrize(

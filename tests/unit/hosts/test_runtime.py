@@ -48,10 +48,11 @@ def test_a_copy_without_host_programs(tmp_path: Path) -> None:
 def test_links_tell_it_apart(sources: Path, tmp_path: Path) -> None:
     archive = tmp_path / "hapair.pyz"
     # The nodes have Debian's Python; here the one that runs the tests has to do.
-    archive.write_bytes(zipapp(sources).replace(SHEBANG, f"#!{sys.executable}\n".encode(), 1))
+    archive.write_bytes(zipapp(sources).replace(SHEBANG, f"#!{sys.executable} -I\n".encode(), 1))
     archive.chmod(0o755)
+    (tmp_path / "hapair.py").write_text("raise SystemExit('not this one')\n")
     for name in ("r0", "fence-peer"):
         (tmp_path / name).symlink_to("hapair.pyz")
-        done = proc.run([tmp_path / name, "primary"], limit_s=20, check=False)
+        done = proc.run([tmp_path / name, "primary"], limit_s=20, check=False, env={"PYTHONPATH": str(tmp_path)})
         assert done.text == f"['{tmp_path / name}', 'primary'] http"
         assert done.code == 7

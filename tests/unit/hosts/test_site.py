@@ -12,17 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lab.errors import BadInput
-from lab.hosts.site import load_site
+from lab.hosts.site import Site, load_site
 from tests.unit.hosts.sites import Data, Where, example, load, put, valid
 
 # Keys that a site may go without.
 OPTIONAL = {
     ("network",), ("network", "dns"), ("containers",), ("times", "allow_no_watchdog"), ("times", "watch_s"),
     ("times", "stop_s"), ("times", "start_s"),
+    ("resources", "r0", "al_extents"), ("resources", "r0", "resync_mib_per_s"),
 }  # fmt: skip
-random_sites = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
-)
+random_sites = settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=20)
 
 
 def mappings(data: Any, here: Where = ()) -> Iterator[Where]:
@@ -76,48 +75,56 @@ def test_random_sites_are_accepted(tmp_path: Path, data: Data) -> None:
     assert all(it.lxd_dir.startswith("/") for it in site.resources.values())
 
 
+def without(data: Data, where: Where) -> Data:
+    """Return a copy that lacks one key."""
+    less = copy.deepcopy(data)
+    del at(less, where[:-1])[where[-1]]
+    return less
+
+
+def required(data: Data) -> list[Where]:
+    """Return the key paths that a site must not lack."""
+    free = OPTIONAL | {("containers", name) for name in data["containers"]}
+    return [path for path in keys(data) if path not in free and not isinstance(path[-1], int)]
+
+
+def noticed(where: Where) -> Where:
+    """Return the key path that must be named when `where` is missing."""
+    if where[0] == "nodes" and len(where) in (2, 4) and where[2:3] in ((), ("disks",)):
+        return where[:-1]  # two nodes, disks for every resource
+    return where
+
+
+def wrong(value: object) -> list[object]:
+    """Return values that nothing in the place of `value` may have."""
+    return [["x"], None, -1 if isinstance(value, dict) else {"x": "two words"}]
+
+
+def test_every_single_corruption_of_the_example(tmp_path: Path) -> None:
+    for where in mappings(example()):
+        must_refuse(tmp_path, put(example(), (*where, "bogus"), 1), (*where, "bogus"))
+    for where in required(example()):
+        if where != ("resources", "r0"):  # then there is none at all
+            must_refuse(tmp_path, without(example(), where), noticed(where))
+    for where in keys(example()):
+        for value in wrong(at(example(), where)):
+            must_refuse(tmp_path, put(example(), where, value), where)
+
+
 @given(valid(), st.data())
 @random_sites
-def test_an_unknown_key_is_refused_anywhere(tmp_path: Path, data: Data, draw: st.DataObject) -> None:
+def test_any_corruption_of_any_site(tmp_path: Path, data: Data, draw: st.DataObject) -> None:
     where = draw.draw(st.sampled_from(list(mappings(data))))
-    must_refuse(tmp_path, put(data, (*where, "bogus"), 1), (*where, "bogus"))
-
-
-@given(valid(), st.data())
-@random_sites
-def test_a_missing_key_is_refused(tmp_path: Path, data: Data, draw: st.DataObject) -> None:
-    free = {("containers", name) for name in data["containers"]}
-    where = draw.draw(
-        st.sampled_from(
-            [
-                path
-                for path in keys(data)
-                if path not in OPTIONAL | free and "addresses" not in path and "dns" not in path
-            ]
-        )
-    )
-    # Without allow_no_watchdog some sites have no excuse for lacking one; those are covered by the checks.
-    broken = copy.deepcopy(data)
-    del at(broken, where[:-1])[where[-1]]
-    # A node or a resource that is missing is noticed by what is left.
-    named = where[:1] if len(where) == 2 and where[0] in ("nodes", "resources") else where
-    named = named[:3] if named[:1] == ("nodes",) and named[2:3] == ("disks",) and len(named) == 4 else named
-    if where[0] == "resources" and len(where) == 2:
-        with pytest.raises(BadInput, match=str(where[1]) if len(data["resources"]) > 1 else "resources"):
-            load(tmp_path, broken)
-    else:
-        must_refuse(tmp_path, broken, named)
-
-
-@given(valid(), st.data())
-@random_sites
-def test_a_value_of_another_kind_is_refused(tmp_path: Path, data: Data, draw: st.DataObject) -> None:
+    must_refuse(tmp_path, put(copy.deepcopy(data), (*where, "bogus"), 1), (*where, "bogus"))
     where = draw.draw(st.sampled_from(list(keys(data))))
-    wrong: list[object] = [["x"], None, "two words", -1, 1e9]
-    if not isinstance(at(data, where), dict):
-        wrong.append({"x": 1})
-    value = draw.draw(st.sampled_from(wrong))
-    must_refuse(tmp_path, put(data, where, value), where)
+    value = draw.draw(st.sampled_from(wrong(at(data, where))))
+    must_refuse(tmp_path, put(copy.deepcopy(data), where, value), where)
+    where = draw.draw(st.sampled_from([it for it in required(data) if len(it) != 2 or it[0] != "resources"]))
+    must_refuse(tmp_path, without(data, where), noticed(where))
+
+
+def test_a_site_without_resources(tmp_path: Path) -> None:
+    must_refuse(tmp_path, put(example(), ("resources",), {}), ("resources",))
 
 
 @pytest.mark.parametrize(
@@ -142,6 +149,7 @@ def test_a_value_of_another_kind_is_refused(tmp_path: Path, data: Data, draw: st
         (("lab", "provider"), "qemu"),
         (("lab", "data_mb"), 64),  # too small for btrfs
         (("programs",), {"lxd": "lxd"}),
+        (("containers", "c1", "resource"), "python3"),
     ],
 )
 def test_values_out_of_range(tmp_path: Path, where: Where, value: object) -> None:
@@ -156,6 +164,11 @@ def test_every_tenth_of_a_second_counts_as_one(tmp_path: Path, tenths: int) -> N
 def test_the_secret_is_not_shown() -> None:
     site = load_site()
     assert site.resources["r0"].secret not in repr(site)
+
+
+def test_a_site_survives_json() -> None:
+    site = load_site()
+    assert Site.model_validate(site.model_dump(mode="json")) == site
 
 
 def test_the_digest_is_of_the_values(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_missing_program_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(valid())
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_sites_are_accepted(data: Data) -> None:
     for validator in PROGRAMS:
         needs(validator)
