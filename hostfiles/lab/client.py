@@ -238,7 +238,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     writing, probing = modes.choices["write"], modes.choices["probe"]
     writing.add_argument("--timeout", type=float, default=2.0)
     writing.add_argument("--workers", type=int, default=2)
-    writing.add_argument("--interval", type=float, default=0.05)
+    writing.add_argument("--interval", type=float, default=0.1)
     writing.add_argument("--count", type=int, default=0)
     writing.add_argument("--first", type=int, default=0)
     probing.add_argument("--timeout", type=float, default=1.0)

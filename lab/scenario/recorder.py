@@ -69,8 +69,8 @@ class Recorder:
         self._writing = threading.Lock()
         self._boots: dict[str, str] = {}
         self._times: dict[str, str] = {}
-        self._lab_log = lab.folder / "events.jsonl"
-        self._lab_log_from = self._lab_log.stat().st_size if self._lab_log.exists() else 0
+        local = [lab.folder / "events.jsonl", *(lab.folder / f"{name}.console" for name in lab.nodes)]
+        self._local = {path: path.stat().st_size if path.exists() else 0 for path in local}
         self.followers = [*self._of_nodes(), self._of_store()]
 
     def start(self) -> None:
@@ -80,13 +80,14 @@ class Recorder:
             follower.start()
 
     def stop(self, deadline: Deadline) -> None:
-        """End every follower, then add what the supervisor wrote meanwhile; the files are complete afterwards."""
+        """End every follower, then add what the lab itself wrote meanwhile; the files are complete afterwards."""
         ending = [threading.Thread(target=follower.stop, args=(deadline,)) for follower in self.followers]
         for thread in ending:
             thread.start()
         for thread in ending:
             thread.join()
-        self._read_lab_log()
+        for path, start in self._local.items():
+            self._copy(path, start)
         with self._writing:
             for file in self._files.values():
                 file.close()
@@ -167,18 +168,19 @@ class Recorder:
             if not file.closed:
                 file.write(line if line.endswith(b"\n") else line + b"\n")
 
-    def _read_lab_log(self) -> None:
-        """Copy what the supervisor appended since the start."""
+    def _copy(self, path: Path, start: int) -> None:
+        """Copy what a file of the lab (the supervisor's events, a console) gained since the start."""
         try:
-            with self._lab_log.open("rb") as log:
-                log.seek(self._lab_log_from)
+            with path.open("rb") as log:
+                log.seek(start)
                 lines = log.readlines()
         except OSError:
             return
         for line in lines:
-            self._write("lab.events.jsonl", line)
-            with contextlib.suppress(BadInput):
-                self.history.append(Event.from_json(line, "lab"))
+            self._write(f"lab.{path.name}" if path.suffix == ".jsonl" else path.name, line)
+            if path.suffix == ".jsonl":
+                with contextlib.suppress(BadInput):
+                    self.history.append(Event.from_json(line, "lab"))
 
 
 def as_event(line: bytes, source: str, kind: str) -> Event:

@@ -19,7 +19,7 @@ from lab.scenario import examine, invariants
 from lab.scenario.examine import Place
 from lab.scenario.faults import Faults, heal_all
 from lab.scenario.history import Event, History
-from lab.scenario.observed import NODES, Expectation, Facts, boots
+from lab.scenario.observed import NODES, Expectation, Facts, boots, faults
 from lab.scenario.recorder import Recorder, clock_offset
 from lab.scenario.report import Result, result, write_atomically
 from lab.scenario.verdict import Outcome, Verdict
@@ -151,13 +151,9 @@ class Scene:
         self._wait(f"{node} acknowledges a write", wanted, limit_s)
 
     def wait_boot_of(self, node: str, *, limit_s: float = 60.0) -> None:
-        """Wait until that node runs another boot than the last one seen."""
-        known = {boot for boot, owner in boots(self.history.events()).items() if owner == node}
-        self._wait(
-            f"{node} has booted anew",
-            lambda e: e.source == node and e.kind == "boot" and e.text("boot") not in known,
-            limit_s,
-        )
+        """Wait until that node has booted since the last fault that hit it."""
+        hit = max((fault.t for fault in faults(self.history.events()) if fault.text("node") == node), default=0.0)
+        self._wait(f"{node} has booted anew", lambda e: e.source == node and e.kind == "boot" and e.t > hit, limit_s)
 
     def wait_healed(self, *, limit_s: float = HEAL_S) -> None:
         """Wait until both nodes are Connected and UpToDate again, and the lock is SHARED."""
@@ -169,8 +165,8 @@ class Scene:
         `error` says what ended the scenario itself, if anything did.
         """
         impairments = examine.impairments(self.lab)
-        heal_all(self.lab)
         try:
+            heal_all(self.lab)
             self.wait_healed(limit_s=10.0 if error else HEAL_S)
         except HapairError as late:
             self.history.note("scenario", "not_healed", why=late.message)

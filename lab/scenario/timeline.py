@@ -150,10 +150,10 @@ def _role_changes(events: Sequence[Event], node: str) -> list[tuple[float, str]]
 def _lock_changes(events: Sequence[Event], owners: Mapping[str, str]) -> list[tuple[float, str]]:
     changes: list[tuple[float, str]] = []
     for event in events:
-        if event.source == "store" and event.text("state"):
-            owner = owners.get(event.text("owner"), event.text("owner")[:8])
-            state = event.text("state")
-            changes.append((event.t, state if state == "SHARED" or not owner else f"{state} {owner}"))
+        lock = event.data.get("after")
+        if event.source == "store" and isinstance(lock, Mapping) and lock.get("state"):
+            state, owner = str(lock["state"]), str(lock.get("owner") or "")
+            changes.append((event.t, state if state == "SHARED" else f"{state} {owners.get(owner, owner[:8])}".strip()))
     return changes
 
 

@@ -20,7 +20,7 @@ class Load:
     """How hard to write: workers, seconds between two writes of one worker, seconds until a write counts as lost."""
 
     workers: int = 2
-    interval_s: float = 0.05
+    interval_s: float = 0.1
     timeout_s: float = 2.0
 
 

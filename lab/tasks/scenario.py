@@ -22,7 +22,7 @@ def list_(ctx: Context, planted: bool = False) -> None:  # noqa: ARG001 - Invoke
     auto_shortflags=False,
     help={
         "name": "name or catalogue number of the scenario",
-        "provider": "what the nodes are",
+        "provider": "what the nodes are: uml (User-Mode Linux)",
         "seed": "of everything random, as a failed run printed it",
         "keep": "leave the lab running at the end",
         "shell-on-failure": "drop into the pair when it fails",
@@ -30,9 +30,9 @@ def list_(ctx: Context, planted: bool = False) -> None:  # noqa: ARG001 - Invoke
 )
 @guarded
 def run(  # noqa: PLR0917 - Invoke passes flags by name
-    ctx: Context,  # noqa: ARG001 - Invoke's signature
+    ctx: Context,
     name: str,
-    provider: str = "uml",
+    provider: str | None = None,
     seed: str = "",
     keep: bool = False,
     shell_on_failure: bool = False,
@@ -43,4 +43,6 @@ def run(  # noqa: PLR0917 - Invoke passes flags by name
     if seed and not seed.isdigit():
         raise BadInput(f"--seed {seed!r} is no whole number", "give the number that the run printed")
     number = int(seed) if seed else None
-    raise SystemExit(runner.run(name, provider=provider, seed=number, keep=keep, shell_on_failure=shell_on_failure))
+    kind = str(provider or ctx.config.lab.provider)
+    code = runner.run(name, provider=kind, seed=number, keep=keep, shell_on_failure=shell_on_failure)
+    raise SystemExit(int(code))

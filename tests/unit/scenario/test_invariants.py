@@ -216,6 +216,12 @@ class TestI6:
         verdict = judge("I6", story, expected=replace(EXPECTED, recovery_s=10.0))
         assert verdict.outcome is Outcome.INVALID
 
+    def test_a_write_that_was_under_way_already_does_not_end_the_outage(self) -> None:
+        story = Story().write(1.9, 0, took=0.5).fault(2.0, node="n2").write(9.0, 1)
+        verdict = judge("I6", story, expected=Expectation(recovery_s=5.0, failovers=0))
+        assert verdict.outcome is Outcome.INVALID
+        assert "7.01 s" in verdict.why
+
     def test_a_benign_fault_must_not_move_the_service(self) -> None:
         assert judge("I6", failover(), expected=replace(EXPECTED, failovers=0)).outcome is Outcome.INVALID
 

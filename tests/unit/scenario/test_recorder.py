@@ -176,17 +176,23 @@ class TestRecorder:
         assert "--since" not in started[0]
         assert started[1].endswith("--since=@5.25")
 
-    def test_the_supervisors_events_since_the_start_are_copied(self, tmp_path: Path) -> None:
+    def test_what_the_lab_wrote_since_the_start_is_copied(self, tmp_path: Path) -> None:
         lab = FakeLab(tmp_path)
         log = tmp_path / "events.jsonl"
         log.write_text('{"t": 1.0, "source": "lab", "kind": "power", "node": "n1"}\n')
+        console = tmp_path / "n1.console"
+        console.write_bytes(b"old\n")
         history = History()
         made = Recorder(lab, history, tmp_path / "run")
         made.start()
+        with console.open("ab") as file:
+            file.write(b"Kernel panic\n")
         with log.open("a") as file:
             file.write('{"t": 2.0, "source": "lab", "kind": "power", "node": "n2"}\nhalf a li')
         stop(made)
         assert [event.text("node") for event in seen(history, "power", "lab")] == ["n2"]
+        assert (tmp_path / "run" / "n1.console").read_text() == "Kernel panic\n"
+        assert len((tmp_path / "run" / "lab.events.jsonl").read_text().splitlines()) == 2
 
 
 class TestClock:

@@ -241,7 +241,7 @@ class TestCatalogue:
     def test_every_scenario_has_a_planted_fault(self) -> None:
         text = (catalogue.FOLDER / "failover" / "test_planted.py").read_text()
         for entry in catalogue.scenarios():
-            assert entry.planted or f"test_{entry.name}(" in text, f"nothing turns {entry.name} red"
+            assert entry.planted or f".{entry.path.stem} import" in text, f"nothing turns {entry.name} red"
 
     @pytest.mark.parametrize("name", ["1", "power_loss_active", "test_power_loss_active", "power-loss-active"])
     def test_a_scenario_is_found_by_name_or_number(self, name: str) -> None:
@@ -258,3 +258,22 @@ class TestCatalogue:
         assert {"--provider=uml", "--seed=7", "--keep", "--shell-on-failure"} <= set(given)
         plain = runner.arguments("45", provider="uml", seed=None, keep=False, shell_on_failure=False)
         assert not [option for option in plain if option.startswith(("--seed", "--keep", "--shell", "-m"))]
+
+    @pytest.mark.parametrize(
+        ("ended", "code"),
+        [(pytest.ExitCode.OK, 0), (pytest.ExitCode.TESTS_FAILED, 1), (pytest.ExitCode.INTERNAL_ERROR, 1)],
+    )
+    def test_the_exit_code_is_one_of_ours(
+        self, monkeypatch: pytest.MonkeyPatch, ended: pytest.ExitCode, code: int
+    ) -> None:
+        monkeypatch.setattr(pytest, "main", lambda _: ended)
+        assert runner.run("1", provider="uml", seed=1, keep=False, shell_on_failure=False) == code
+
+    def test_an_interrupted_run_is_an_interrupt(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pytest, "main", lambda _: pytest.ExitCode.INTERRUPTED)
+        with pytest.raises(KeyboardInterrupt):
+            runner.run("1", provider="uml", seed=1, keep=False, shell_on_failure=False)
+
+    def test_a_wrong_provider_is_bad_input(self) -> None:
+        with pytest.raises(BadInput, match="no provider is called 'cloud'"):
+            runner.run("1", provider="cloud", seed=1, keep=False, shell_on_failure=False)
