@@ -111,6 +111,11 @@ def load(folder: Path, *, full: bool = False) -> Image:
     return Image(folder / IMAGE, digests[IMAGE])
 
 
+def cached(source: Path = SOURCE) -> bool:
+    """Return whether the cache holds the image for the present inputs."""
+    return (paths.cache() / "images" / key(source)).exists()
+
+
 def key(source: Path = SOURCE) -> str:
     """Return the name of the image that the present inputs make: one hash over all of them."""
     text = json.dumps(inputs(source), sort_keys=True).encode()
