@@ -27,7 +27,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lab import download, paths
 from lab.errors import BadInput, HostLacks
-from lab.providers.image import EPOCH_S, IMAGE, Image, Step, Steps
+from lab.log import Step, Steps
+from lab.providers.image import EPOCH_S, IMAGE
+from lab.providers.plan import Artifacts
 from lab.providers.stored import MANIFEST, Made, check, made_once
 
 VERSION = 1
@@ -62,24 +64,23 @@ class _Manifest(_Strict):
 
 @dataclass(frozen=True)
 class Bundle:
-    """An unpacked bundle, checked: kernel, root image, the files that were added to them, and its own SHA-256."""
+    """An unpacked bundle, checked: kernel and image, and the files that were added to them, by name."""
 
-    kernel: Path
-    image: Image
+    artifacts: Artifacts
     extra: Mapping[str, Path]
-    digest: str
 
 
-def pack(kernel: Path, image: Path, target: Path, progress: Steps, extra: Mapping[str, Path] | None = None) -> None:
+def pack(artifacts: Artifacts, target: Path, progress: Steps, extra: Mapping[str, Path] | None = None) -> None:
     """Write a bundle as `target`, atomically; the same files make the same bytes.
 
     Args:
-        extra: more files, by the name under which `open_bundle` returns them.
+        artifacts: kernel and image; the digests of what is packed are taken anew.
+        extra: more files, by the name under which `unpack` returns them.
 
     Raises:
         BadInput: a name that is no plain file name, or a file that cannot be read or written.
     """
-    sources = {KERNEL: kernel, IMAGE: image}
+    sources = {KERNEL: artifacts.kernel, IMAGE: artifacts.image}
     for name, path in (extra or {}).items():
         if not NAME.fullmatch(name) or name in {*sources, MANIFEST}:
             raise BadInput(
@@ -149,7 +150,12 @@ def _sealed(manifest: _Manifest) -> bytes:
     return f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}\n".encode()
 
 
-def open_bundle(place: str, progress: Steps) -> Bundle:
+def open_bundle(place: str, progress: Steps) -> Artifacts:
+    """Return kernel and image of a bundle; see `unpack`."""
+    return unpack(place, progress).artifacts
+
+
+def unpack(place: str, progress: Steps) -> Bundle:
     """Unpack a bundle into the cache, unless it is there, and return what it holds. Nothing else is needed but Python.
 
     Args:
@@ -170,7 +176,7 @@ def open_bundle(place: str, progress: Steps) -> Bundle:
             raise BadInput(f"{place}: not a whole bundle ({error})", AGAIN) from None
     digests = check(folder)
     extra = {name: folder / name for name in digests if name not in {KERNEL, IMAGE}}
-    return Bundle(folder / KERNEL, Image(folder / IMAGE, digests[IMAGE]), extra, digest)
+    return Bundle(Artifacts(folder / KERNEL, digests[KERNEL], folder / IMAGE, digests[IMAGE]), extra)
 
 
 def _stream(place: str) -> AbstractContextManager[IO[bytes]]:

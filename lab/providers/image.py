@@ -19,14 +19,14 @@ import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from lab import paths, proc
 from lab.deadline import Deadline, wait_until
 from lab.errors import BadInput, HostLacks, TimedOut
+from lab.log import Step, Steps
 from lab.providers.stored import Made, check, made_once
 
 SUITE = "bookworm"
@@ -48,20 +48,6 @@ GENERATORS = PurePosixPath("etc/systemd/system-generators")
 # 16 MiB are plenty for a root that hardly writes; everything is initialised now instead of in each node's overlay.
 MKE2FS = "mke2fs -q -F -t ext4 -m 0 -J size=16 -E lazy_itable_init=0,lazy_journal_init=0"
 UNREACHABLE = ("Failed to fetch", "Could not resolve", "Could not connect", "Some index files failed")
-
-
-class Step(Protocol):
-    """One step of what the user sees."""
-
-    def note(self, text: str) -> None:
-        """Say what is being done just now."""
-
-
-class Steps(Protocol):
-    """What the user sees while something takes time."""
-
-    def step(self, title: str, *, estimate_s: float | None = None) -> AbstractContextManager[Step]:
-        """Show a step while the body runs."""
 
 
 @dataclass(frozen=True)
