@@ -39,6 +39,7 @@ CONTROL = "usr/lib/hapair-lab/control.py"
 EPOCH_S = 1686355200  # the release of Debian 12, 2023-06-10: the time of every file of ours
 IMAGE_BYTES = 1 << 30  # the tree takes a quarter of it; holes cost nothing
 TEMPORARY_BYTES = 900 << 20  # the tree, package lists and packages while they are being installed
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder with an unpredictable name is made in it
 BUILD_LIMIT_S = 900.0
 END_LIMIT_S = 20.0  # removing a tree from a busy disk takes its time
 KEPT_BYTES = 32 << 10  # of what mmdebstrap says, for the message of a failure
@@ -124,6 +125,7 @@ def inputs(source: Path = SOURCE) -> dict[str, Any]:
         "mke2fs": MKE2FS,
         "size_bytes": IMAGE_BYTES,
         "files": overlay,
+        "epoch_s": EPOCH_S,
     }
 
 
@@ -194,7 +196,7 @@ def _build(source: Path, folder: Path, step: Step) -> Made:
 @contextlib.contextmanager
 def _temporary() -> Iterator[Path]:
     """Yield a folder for the tree: in memory when there is plenty, as dpkg waits for disks."""
-    shared = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it, with an unpredictable name
+    shared = SHARED_MEMORY
     roomy = (
         os.access(shared, os.W_OK)
         and not os.statvfs(shared).f_flag & os.ST_NOEXEC
