@@ -6,11 +6,11 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab.build.engine import ensure
+from lab.build.engine import cached, ensure
 from lab.build.manifest import Artifact
 from lab.build.progress import Progress
 
-__all__ = ["KERNEL", "Artifact", "ensure", "kernel"]
+__all__ = ["KERNEL", "Artifact", "cached", "ensure", "kernel"]
 
 KERNEL = "linux-uml"
 

@@ -142,6 +142,14 @@ def ensure(
         return _build(site, {source: _obtain(site, source) for source in made.spec.sources})
 
 
+def cached(name: str) -> Artifact | None:
+    """Return the artifact of a buildspec if the cache has it; nothing is built, and no tool need be there."""
+    try:
+        return _cached(plan(name))
+    except HostLacks:
+        return None
+
+
 @dataclass(frozen=True)
 class _Site:
     """Where one build takes place."""

@@ -1,0 +1,363 @@
+"""The resident agent: follows DRBD's events, asks the policy, and has its actions carried out.
+
+One thread decides. Each resource has two lanes (threads): control (DRBD and the lock) and services (mount and LXD);
+a lane runs one action list at a time and stops it at the first action that is not done. Self-removal waits for no lane.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import queue
+import select
+import signal
+import threading
+import time
+from dataclasses import replace
+from typing import Any, Callable
+
+from hapair import notify, policy, proc
+from hapair.actions import SERVICE_KINDS, Action, Kind, Outcome, Verdict
+from hapair.arp import announce
+from hapair.config import Config, Resource
+from hapair.decisions import DecisionLog
+from hapair.events import BadLine, World, apply, parse
+from hapair.executor import Executor
+from hapair.fence.site import fence_of
+from hapair.guards import Guards
+from hapair.memory import Memory, Wish, answered, begin, wished
+from hapair.paths import Paths
+from hapair.removal import Remover
+from hapair.server import Request, Server
+from hapair.services import Services
+from hapair.states import Kernel, Observation, Role
+from hapair.status import resource_status
+
+EVENTS = ("drbdsetup", "events2", "--timestamps")
+RESTART_EVENTS_S = 0.3
+"""Pause before a lost event stream is started again."""
+FALL_BACK_S = 1.0
+"""How long the agent is blind before it reads /proc/drbd instead of the event stream, and how often."""
+ANNOUNCE_PAUSE_S = 0.5
+ANNOUNCEMENTS = 20
+"""Gratuitous ARP goes out this often, from the moment LXD is up: containers start a little later, frames get lost."""
+
+Post = Callable[[Callable[[], None]], None]
+
+
+class Lane(threading.Thread):
+    """Runs action lists of one resource, one at a time, and tells about each outcome and about the end."""
+
+    def __init__(
+        self, name: str, executor: Executor, told: Callable[[Outcome], None], idle: Callable[[], None]
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self.busy = False
+        self._executor, self._told, self._idle = executor, told, idle
+        self._lists: queue.Queue[tuple[Action, ...]] = queue.Queue()
+
+    def start_list(self, actions: tuple[Action, ...]) -> None:
+        """Begin a list; only called while the lane is not busy, by the deciding thread."""
+        self.busy = True
+        self._lists.put(actions)
+
+    def run(self) -> None:
+        """Work until the process ends."""
+        while True:
+            for action in self._lists.get():
+                outcome = self._executor.run(action)
+                self._told(outcome)
+                if outcome.verdict is not Verdict.DONE:
+                    break
+            self._idle()
+
+
+class Unit:
+    """One resource under the agent's care."""
+
+    def __init__(self, config: Config, resource: Resource, paths: Paths, post: Post, log: DecisionLog) -> None:
+        self.config, self.resource, self.paths, self.log = config, resource, paths, log
+        self.site = config.settings(resource.name)
+        self.fence = fence_of(config, resource.name, paths)
+        self.guards = Guards(paths, resource.name, resource.minor)
+        self.services = Services(resource, paths)
+        self.memory: Memory = begin(time.monotonic())
+        self.lxd_active: bool | None = None
+        self.request: Request | None = None
+        self.kernel: Kernel | None = None
+        self._post = post
+        executor = Executor(resource.name, self.fence, self.guards, self.services, paths)
+        self.control = Lane(f"{resource.name}-control", executor, self._told, self._control_idle)
+        self.serving = Lane(f"{resource.name}-services", executor, self._told, self._services_idle)
+        self.control.start()
+        self.serving.start()
+
+    def observe(self, kernel: Kernel | None, complete: bool) -> Observation:
+        """Look at everything the policy wants to know; only tmpfs and the root disk are read."""
+        self.kernel = kernel
+        return Observation(
+            complete=complete,
+            kernel=kernel,
+            note=self.fence.note(),
+            tombstone=self.paths.tombstone(self.resource.name).exists(),
+            split_brain=self.paths.split_brain(self.resource.name).exists(),
+            mounted=self.services.mounted(),
+            lxd_active=self.lxd_active,
+            control_busy=self.control.busy,
+            services_busy=self.serving.busy,
+        )
+
+    def dispatch(self, actions: tuple[Action, ...]) -> None:
+        """Hand the actions to their lanes."""
+        for lane, wanted in ((self.serving, True), (self.control, False)):
+            mine = tuple(action for action in actions if (action.kind in SERVICE_KINDS) is wanted)
+            if mine:
+                lane.start_list(mine)
+
+    def _told(self, outcome: Outcome) -> None:
+        """Log an outcome (in the lane's thread) and have it remembered."""
+        action = outcome.action
+        self.log.add(
+            self.resource.name,
+            rule=action.rule,
+            action=action.kind.value,
+            outcome=outcome.verdict.value,
+            why="; ".join(filter(None, (action.why, outcome.text))),
+            took_s=time.monotonic() - outcome.began,
+        )
+        self._post(lambda: self._remember(outcome))
+
+    def _remember(self, outcome: Outcome) -> None:
+        self.memory = answered(self.memory, outcome, self.site, time.monotonic())
+
+    def _control_idle(self) -> None:
+        self._post(lambda: setattr(self.control, "busy", False))
+
+    def _services_idle(self) -> None:
+        """Look what runs now (in the lane's thread), then let the policy go on."""
+        active = self.services.lxd_active()
+        self._post(lambda: self._services_seen(active))
+
+    def _services_seen(self, active: bool) -> None:
+        began_to_run = active and not self.lxd_active
+        self.lxd_active = active
+        self.serving.busy = False
+        if began_to_run:
+            threading.Thread(target=self._announce, name="announce", daemon=True).start()
+
+    def _announce(self) -> None:
+        for _ in range(ANNOUNCEMENTS):
+            kernel = self.kernel
+            if kernel is None or kernel.role is not Role.PRIMARY or not self.lxd_active:
+                return
+            with contextlib.suppress(OSError):
+                announce(self.resource.lan_interface, self.resource.addresses)
+            # Repeated on purpose: nothing tells when a container is up, nor that a neighbour has heard.
+            time.sleep(ANNOUNCE_PAUSE_S)
+
+
+class Agent:
+    """All resources of this node; `run` returns on SIGTERM, or once everything has left (`leave_only`)."""
+
+    def __init__(self, config: Config, paths: Paths) -> None:
+        self.log = DecisionLog(paths.decisions)
+        self._events_log = DecisionLog(paths.events, journal=False)
+        self.remover = Remover(paths, self.log)
+        self._config, self._paths = config, paths
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._stream: proc.Stream | None = None
+        self._pending = b""
+        self._world = World()
+        self._blind_since = time.monotonic()
+        self._restart_at = 0.0
+        self._stop = False
+        self.units = {name: Unit(config, one, paths, self.post, self.log) for name, one in config.resources.items()}
+        self._tick_s = notify.watchdog_pause_s()
+        self._tick_at = 0.0
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Have `call` run in the deciding thread, soon."""
+        self._inbox.put(call)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._waker, b".")
+
+    def run(self, *, leave_only: bool = False) -> int:
+        """Decide until told to stop; with `leave_only` all resources leave, without listening for requests."""
+        with contextlib.ExitStack() as open_things:
+            mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+            open_things.callback(os.close, mounts)
+            poll = select.poll()
+            poll.register(self._woken, select.POLLIN)
+            poll.register(mounts, select.POLLPRI | select.POLLERR)
+            if leave_only:
+                self.request(Request.quiet(Wish.LEAVE, tuple(self.units)))
+            else:
+                server = open_things.enter_context(Server(self._paths.socket, self))
+                server.start()
+                notify.notify("READY=1")
+            open_things.callback(self._close_stream)
+            while not self._stop:
+                self._follow(poll)
+                self._step()
+                if leave_only and all(unit.memory.left for unit in self.units.values()):
+                    break
+                ready = dict(poll.poll(self._pause_ms()))
+                if mounts in ready:
+                    os.lseek(mounts, 0, os.SEEK_SET)
+                    os.read(mounts, 1)
+                if self._stream is not None and self._stream.fd in ready:
+                    self._read_events(poll)
+                if self._woken in ready:
+                    os.read(self._woken, 4096)
+                while not self._inbox.empty():
+                    self._inbox.get()()
+        return 0
+
+    def stop(self) -> None:
+        """End `run` soon; DRBD, the lock and the services stay as they are."""
+        self.post(lambda: setattr(self, "_stop", True))
+
+    def request(self, request: Request) -> None:
+        """Take up a wish for one or more resources (in the deciding thread)."""
+        for name in request.resources:
+            unit = self.units[name]
+            seen = unit.observe(*self._kernel(name))
+            refused = policy.refusal(unit.site, seen, unit.memory, request.wish)
+            if refused:
+                request.finish(name, ok=False, text=refused)
+                continue
+            unit.request = request
+            unit.memory = wished(unit.memory, request.wish, time.monotonic())
+
+    def status(self) -> dict[str, Any]:
+        """Return what people want to know (in the deciding thread)."""
+        return {
+            "node": self._config.node,
+            "peer": self._config.peer,
+            "self_removal": self.remover.armed,
+            "resources": {
+                name: resource_status(self._config, unit.observe(*self._kernel(name)), unit.memory, time.monotonic())
+                for name, unit in self.units.items()
+            },
+        }
+
+    # --- the loop's parts ---
+
+    def _step(self) -> None:
+        """Let the policy decide for every resource."""
+        for name, unit in self.units.items():
+            now = time.monotonic()
+            kernel, complete = self._kernel(name)
+            seen = unit.observe(kernel, complete)
+            actions, unit.memory = policy.decide(unit.site, seen, unit.memory, now)
+            removal = next((action for action in actions if action.kind is Kind.REMOVE_NODE), None)
+            if removal is not None:
+                self.remover.remove(name, removal.rule, removal.why)
+                continue
+            unit.dispatch(actions)
+            self._answer_request(unit, unit.observe(kernel, complete), now)
+
+    def _answer_request(self, unit: Unit, seen: Observation, now: float) -> None:
+        request, name = unit.request, unit.resource.name
+        if request is None:
+            return
+        if policy.granted(seen, unit.memory, request.wish):
+            request.finish(name, ok=True, text=f"{name}: {request.wish.value} done")
+        elif now >= request.due:
+            request.finish(name, ok=False, text=f"{name}: gave up after {request.limit_s:g} s: {unit.memory.waiting}")
+        else:
+            request.progress(f"{name}: {unit.memory.waiting}")
+            return
+        unit.request = None
+        unit.memory = wished(unit.memory, None, now)
+
+    def _kernel(self, name: str) -> tuple[Kernel | None, bool]:
+        """Return the resource's state and whether it can be relied on; /proc/drbd stands in for a lost stream."""
+        if self._world.complete:
+            return self._world.resources.get(name), True
+        if time.monotonic() < self._blind_since + FALL_BACK_S:
+            return None, False
+        kernel = self.units[name].guards.kernel()
+        return (replace(kernel, name=name), True) if kernel is not None else (None, False)
+
+    def _follow(self, poll: select.poll) -> None:
+        """Start the event stream unless it runs."""
+        if self._stream is not None or time.monotonic() < self._restart_at:
+            return
+        self._world, self._pending = World(), b""
+        try:
+            self._stream = proc.stream(EVENTS)
+        except OSError as bad:
+            self._lost(f"{EVENTS[0]}: {bad}")
+            return
+        poll.register(self._stream.fd, select.POLLIN)
+
+    def _read_events(self, poll: select.poll) -> None:
+        """Apply all lines that are there; a line that makes no sense, or the end, means: dump and reconcile."""
+        assert self._stream is not None  # noqa: S101 - the caller polled it
+        try:
+            data = os.read(self._stream.fd, 65536)
+        except BlockingIOError:
+            return
+        lines = (self._pending + data).split(b"\n")
+        self._pending = lines.pop()
+        try:
+            for raw in lines:
+                line = raw.decode(errors="replace")
+                self._events_log.line(line)
+                self._world = apply(self._world, parse(line))
+            if not data:
+                raise BadLine("the event stream ended")
+        except BadLine as bad:
+            poll.unregister(self._stream.fd)
+            self._close_stream()
+            self._lost(str(bad))
+
+    def _lost(self, why: str) -> None:
+        if self._world.complete:
+            self._blind_since = time.monotonic()
+        self._world = World()
+        self._restart_at = time.monotonic() + RESTART_EVENTS_S
+        self.log.add("*", rule="events", action="follow DRBD's events again", outcome="now", why=why)
+
+    def _close_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _pause_ms(self) -> int | None:
+        """Tick the watchdog, and return how long to sleep at most; None while only events matter."""
+        now = time.monotonic()
+        moments = [unit.memory.wake_at for unit in self.units.values() if unit.memory.wake_at is not None]
+        moments += [unit.request.due for unit in self.units.values() if unit.request is not None]
+        if self._tick_s is not None:
+            if now >= self._tick_at:
+                notify.notify("WATCHDOG=1")
+                self._tick_at = now + self._tick_s
+            moments.append(self._tick_at)
+        if self._stream is None:
+            moments.append(self._restart_at)
+        if not self._world.complete:
+            moments.append(now + FALL_BACK_S)
+        if not moments:
+            return None
+        return max(0, int((min(moments) - now) * 1000) + 1)
+
+
+def main(config: Config, paths: Paths) -> int:
+    """Run the agent as a service: locked in memory, ended by SIGTERM."""
+    _lock_memory()
+    agent = Agent(config, paths)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: agent.stop())
+    return agent.run()
+
+
+def _lock_memory() -> None:
+    """F10: the agent must not wait for swapped-out pages. As pages come (MCL_ONFAULT), so that stacks stay small."""
+    threading.stack_size(256 * 1024)
+    current, future, on_fault = 1, 2, 4
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).mlockall(current | future | on_fault)

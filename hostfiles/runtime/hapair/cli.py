@@ -1,0 +1,112 @@
+"""`hapair SUBCOMMAND`: the agent, the departure, the status, the store, and the end of a tombstone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Sequence
+
+from hapair import agent, server, status, store
+from hapair.config import BadConfig, Config, load
+from hapair.guards import Guards
+from hapair.memory import Wish
+from hapair.paths import Paths
+from hapair.say import complain, say
+
+STATUS_LIMIT_S = 15.0
+
+
+def main(argv: Sequence[str], paths: Paths | None = None) -> int:
+    """Run one subcommand; return its exit code (0 done, 1 failed, 2 bad input)."""
+    paths = paths or Paths()
+    given = _parser().parse_args(list(argv))
+    if given.command == "store":
+        return _store(given.listen, Path(given.folder))
+    try:
+        config = load(paths.config)
+    except BadConfig as bad:
+        return complain(str(bad), 2)
+    if given.command == "agent":
+        return agent.main(config, paths)
+    if given.command == "leave":
+        return _leave(config, paths)
+    if given.command == "status":
+        return _status(paths, as_json=given.json)
+    return _clear_tombstone(config, paths, given.resource)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hapair", description="Host programs of a hapair node.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("agent", help="follow DRBD and decide (the service)")
+    commands.add_parser("leave", help="step down, hand the lock over and take DRBD down (before a shutdown)")
+    shown = commands.add_parser("status", help="who serves, who holds the lock, what is waited for")
+    shown.add_argument("--json", action="store_true", help="as JSON")
+    served = commands.add_parser("store", help="the reference fence store, for a third machine")
+    served.add_argument("--listen", required=True, metavar="ADDR:PORT")
+    served.add_argument("--folder", required=True, metavar="DIR", help="where the locks and the request log are kept")
+    cleared = commands.add_parser("clear-tombstone", help="let a disk that failed once claim again")
+    cleared.add_argument("resource")
+    return parser
+
+
+def _status(paths: Paths, *, as_json: bool) -> int:
+    try:
+        reply = next(server.ask(paths.socket, {"op": "status"}, STATUS_LIMIT_S))
+    except (OSError, StopIteration, ValueError) as bad:
+        return complain(f"the agent does not answer ({bad or 'no reply'}): systemctl status hapair-agent", 1)
+    if not reply.get("ok"):
+        return complain(str(reply.get("text")), 1)
+    say(json.dumps(reply["status"], indent=2) if as_json else status.text(reply["status"]))
+    return 0
+
+
+def _leave(config: Config, paths: Paths) -> int:
+    """F3, through the agent while it lives, else with an agent of our own that does nothing but leave."""
+    limit_s = server.limit_of(Wish.LEAVE, config.times) + 5.0
+    try:
+        for reply in server.ask(paths.socket, {"op": "leave"}, limit_s):
+            say(str(reply.get("text") or reply.get("waiting")))
+            if reply.get("done"):
+                return 0 if reply.get("ok") else 1
+    except OSError:
+        pass
+    say("no agent answers: leaving without it")
+    return agent.Agent(config, paths).run(leave_only=True)
+
+
+def _store(listen: str, folder: Path) -> int:
+    address, _, port = listen.rpartition(":")
+    if not port.isdigit():
+        return complain(f"--listen {listen}: ADDR:PORT is expected, like 192.0.2.20:8440", 2)
+    try:
+        running = store.serve(address.strip("[]"), int(port), folder)
+    except OSError as bad:
+        return complain(f"cannot serve on {listen} from {folder}: {bad}", 1)
+    try:
+        running.serve_forever()
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _clear_tombstone(config: Config, paths: Paths, resource: str) -> int:
+    """F4: the disk may claim again once it was synchronised in full: Connected, both sides UpToDate."""
+    if resource not in config.resources:
+        return complain(f"no such resource: {resource}; this site has {', '.join(config.resources)}", 2)
+    mark = paths.tombstone(resource)
+    if not mark.exists():
+        say(f"{resource}: there is no tombstone")
+        return 0
+    objection = Guards(paths, resource, config.resources[resource].minor).release()
+    if objection:
+        return complain(f"{resource}: {objection}; let it synchronise first", 1)
+    mark.unlink()
+    say(f"{resource}: cleared")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

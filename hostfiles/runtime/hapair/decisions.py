@@ -1,0 +1,61 @@
+"""The decision log: one JSON line for each action, with the rule that asked for it; on disk and in the journal.
+
+A disk that hangs must not hold up a decision, so a thread of its own writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+
+
+class DecisionLog:
+    """Writes to `path` and to standard error (the journal). Nothing here raises or blocks, `drain` excepted."""
+
+    def __init__(self, path: Path, *, journal: bool = True) -> None:
+        self._path, self._journal = path, journal
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._thread = threading.Thread(target=self._write, name=path.name, daemon=True)
+        self._thread.start()
+
+    def add(self, resource: str, *, rule: str, action: str, outcome: str, why: str, took_s: float = 0.0) -> None:
+        """Log one action of one rule, and how it ended."""
+        entry = {
+            "t": round(time.time(), 6),
+            "resource": resource,
+            "rule": rule,
+            "action": action,
+            "outcome": outcome,
+            "why": why,
+            "took_s": round(took_s, 4),
+        }
+        self.line(json.dumps(entry))
+
+    def line(self, text: str) -> None:
+        """Log a line as it is (the kernel's events use this)."""
+        self._lines.put(text)
+
+    def drain(self, limit_s: float) -> None:
+        """Wait until everything so far is written, but not longer than `limit_s`."""
+        due = time.monotonic() + limit_s
+        while self._lines.unfinished_tasks and time.monotonic() < due:
+            # Queue.join has no time limit, and the writer may hang on a broken disk.
+            time.sleep(0.005)
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            if self._journal:
+                with contextlib.suppress(OSError, ValueError):
+                    sys.stderr.write(f"{line}\n")
+                    sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("a") as log:
+                    log.write(f"{line}\n")
+            self._lines.task_done()

@@ -1,0 +1,1 @@
+"""Fence stores: one contract (`base`), one backend a file."""

@@ -1,0 +1,323 @@
+"""Takes, releases and hands over a resource's lock: every change is one conditional write under a local lock.
+
+The answer is one of three: HELD, REFUSED (another node has it), UNAVAILABLE (nobody knows). Agent, handlers and
+commands all come through here; the local `flock` keeps them apart, the store's condition keeps the nodes apart.
+
+A confirmed SOLO of this node leaves a *note* in /run, which ends with the boot. It is removed before a release or a
+hand-over is written, so while it lies there no such write of this node can be under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Callable, Iterator
+
+from hapair import lock
+from hapair.fence.base import Backend, Found, Written
+from hapair.lock import LockInvalid, LockRecord, LockState
+from hapair.paths import Paths
+
+ATTEMPTS = 4
+"""Conflicts in a row before a change is given up: each one means that somebody else's write landed."""
+FLOCK_PAUSE_S = 0.01
+"""Pause between attempts on the local lock: flock has no time limit of its own, and no event."""
+
+Change = Callable[[LockRecord], "LockRecord | None"]
+Guard = Callable[[], str]
+
+
+class Held(Enum):
+    """The three answers (FAILOVER.md, rule 5 of the house: unavailable never means held)."""
+
+    HELD = "held"
+    REFUSED = "refused"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a question to the lock: `record` is the version now in force, as far as known.
+
+    `down` tells a store that gave no clear answer from one that answered with something that is not this lock.
+    """
+
+    held: Held
+    record: LockRecord | None = None
+    text: str = ""
+    down: bool = False
+
+
+class Busy(Exception):
+    """The local lock did not come free in time."""
+
+
+def no_guard() -> str:
+    """Return no objection."""
+    return ""
+
+
+class Fence:
+    """The lock of one resource, as this node sees it. Every method returns an answer and raises nothing."""
+
+    def __init__(
+        self, *, resource: str, name: str, me: str, peer: str, backend: Backend, paths: Paths, timeout_s: float
+    ) -> None:
+        self.resource, self.name, self.me, self.peer = resource, name, me, peer
+        self._backend, self._paths, self._timeout_s = backend, paths, timeout_s
+
+    def read(self) -> Answer:
+        """Return the lock as it stands; HELD means only that it was read (no decision to serve rests on a read)."""
+        answer, _ = self._read()
+        return answer
+
+    def take(self, guard: Guard = no_guard, until: float = math.inf) -> Answer:
+        """F1: SHARED or own SOLO → SOLO of this node, by a fresh write in any case.
+
+        `guard` is asked right before each write, under the local lock; a text from it is an objection: UNAVAILABLE.
+        `until` (monotonic) ends every wait for the store.
+        """
+
+        def change(before: LockRecord) -> LockRecord | None:
+            if lock.closed_to(before, self.me):
+                return None
+            return lock.solo(before, owner=self.me, writer=self.me, attempt_id=attempt, time=time.time())
+
+        attempt = _nonce()
+        return self._change(change, guard, until)
+
+    def record_promotion(self) -> Answer:
+        """F6: a write before a promotion beside a connected peer, so that two attempts at once cannot both succeed."""
+
+        def change(before: LockRecord) -> LockRecord | None:
+            if lock.closed_to(before, self.me):
+                return None
+            if lock.held_by(before, self.me):
+                return lock.solo(before, owner=self.me, writer=self.me, attempt_id=attempt, time=time.time())
+            return lock.shared(before, writer=self.me, attempt_id=attempt, time=time.time())
+
+        attempt = _nonce()
+        return self._change(change, no_guard)
+
+    def release(self, guard: Guard) -> Answer:
+        """F7: own SOLO → SHARED. A SOLO that the peer wrote is refused: it was handed over, and that peer may leave."""
+
+        def change(before: LockRecord) -> LockRecord | None:
+            if before.state is LockState.SHARED:
+                return before
+            if not lock.held_by(before, self.me) or before.writer != self.me:
+                return None
+            return lock.shared(before, writer=self.me, attempt_id=attempt, time=time.time())
+
+        attempt = _nonce()
+        return self._change(change, guard)
+
+    def hand_over(self, guard: Guard) -> Answer:
+        """F3, F4: SHARED or own SOLO → SOLO of the peer. One that is the peer's already is written anew.
+
+        The new version makes a release of the peer that is still under way fail.
+        """
+
+        def change(before: LockRecord) -> LockRecord | None:
+            if before.state is LockState.STEALING:
+                return None
+            return lock.solo(before, owner=self.peer, writer=self.me, attempt_id=attempt, time=time.time())
+
+        attempt = _nonce()
+        return self._change(change, guard)
+
+    def create(self, guard: Guard) -> Answer:
+        """Write the first version, SHARED; only where there is no object. An object that exists is REFUSED."""
+        record = lock.first(self.resource, me=self.me, attempt_id=_nonce(), time=time.time())
+        try:
+            with self.local_lock(self._timeout_s):
+                objection = guard()
+                if objection:
+                    return Answer(Held.UNAVAILABLE, text=objection)
+                wrote = self._backend.write(self.name, record.to_bytes(), None, self._timeout_s)
+                if wrote.written is not Written.YES:
+                    seen, _ = self._read()
+                    if seen.record is None or seen.record.attempt_id != record.attempt_id:
+                        held = Held.REFUSED if seen.record is not None else Held.UNAVAILABLE
+                        return Answer(held, seen.record, wrote.text)
+                self._remember_epoch(record.epoch)
+                return Answer(Held.HELD, record)
+        except Busy as busy:
+            return Answer(Held.UNAVAILABLE, text=str(busy))
+
+    def conditions_hold(self) -> str:
+        """Probe that the store honours conditions (F11), on an object beside the lock; return what is wrong, or ""."""
+        name, limit_s = f"{self.name}.probe", self._timeout_s
+        self._backend.write(name, b'{"probe": true}', None, limit_s)
+        again = self._backend.write(name, b'{"probe": true}', None, limit_s)
+        stale = self._backend.write(name, b'{"probe": true}', f'"{uuid.uuid4().hex}"', limit_s)
+        if Written.UNCLEAR in (again.written, stale.written):
+            return f"the store cannot be probed: {again.text or stale.text}"
+        if Written.YES in (again.written, stale.written):
+            return "the store ignores conditions: it cannot keep a lock"
+        return ""
+
+    def note(self) -> LockRecord | None:
+        """Return the confirmation of this boot that SOLO is ours, or None."""
+        try:
+            record = lock.parse(self._paths.note(self.resource).read_bytes(), self.resource)
+        except (OSError, LockInvalid):
+            return None
+        return record if lock.held_by(record, self.me) else None
+
+    @contextlib.contextmanager
+    def local_lock(self, limit_s: float) -> Iterator[None]:
+        """Keep every other program of this node away from the lock object.
+
+        Raises:
+            Busy: another one held on for longer than `limit_s`.
+        """
+        path = self._paths.local_lock(self.resource)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            due = time.monotonic() + limit_s
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= due:
+                        raise Busy("another program of this node holds the local lock") from None
+                    time.sleep(FLOCK_PAUSE_S)
+            yield
+        finally:
+            os.close(fd)
+
+    def _change(self, change: Change, guard: Guard, until: float = math.inf) -> Answer:
+        """Read, check, write on the version read; a write that lost to a newer version starts over."""
+        try:
+            with self.local_lock(min(4 * self._timeout_s, until - time.monotonic())):
+                return self._change_locked(change, guard, until)
+        except Busy as busy:
+            return Answer(Held.UNAVAILABLE, text=str(busy))
+        except OSError as bad:
+            return Answer(Held.UNAVAILABLE, text=f"local lock: {bad}")
+
+    def _change_locked(self, change: Change, guard: Guard, until: float) -> Answer:
+        seen, tag = self._read(until)
+        for _ in range(ATTEMPTS):
+            if seen.record is None:
+                return seen
+            wanted = change(seen.record)
+            if wanted is None or wanted is seen.record:
+                return self._nothing_to_write(seen.record, refused=wanted is None)
+            objection = guard()
+            if objection:
+                return Answer(Held.UNAVAILABLE, seen.record, objection)
+            settled, seen, tag = self._write(wanted, tag, until)
+            if settled:
+                return seen
+        return Answer(Held.UNAVAILABLE, seen.record, "other writes kept landing first")
+
+    def _nothing_to_write(self, record: LockRecord, *, refused: bool) -> Answer:
+        """The version in force forbids the change, or already says what was wanted."""
+        if not lock.held_by(record, self.me):
+            self._keep_note(None)
+        return Answer(Held.REFUSED, record, _closed_text(record)) if refused else Answer(Held.HELD, record)
+
+    def _write(self, wanted: LockRecord, tag: str, until: float) -> tuple[bool, Answer, str]:
+        """Write once; after anything but a clear yes look whether it landed (F9).
+
+        Returns whether the matter is settled, the answer (or what stands there now), and the tag to go on from.
+        """
+        if not lock.held_by(wanted, self.me):
+            # From here on the store may say something else than the note.
+            self._keep_note(None)
+        wrote = self._backend.write(self.name, wanted.to_bytes(), tag, self._limit(until))
+        if wrote.written is Written.YES:
+            return True, self._confirmed(wanted), tag
+        seen, tag = self._read(until)
+        if seen.record is not None and seen.record.attempt_id == wanted.attempt_id:
+            return True, self._confirmed(seen.record), tag
+        if wrote.written is Written.UNCLEAR:
+            return True, Answer(Held.UNAVAILABLE, seen.record, wrote.text or "no clear answer", down=True), tag
+        return False, seen, tag
+
+    def _limit(self, until: float) -> float:
+        return max(0.01, min(self._timeout_s, until - time.monotonic()))
+
+    def _read(self, until: float = math.inf) -> tuple[Answer, str]:
+        reading = self._backend.read(self.name, self._limit(until))
+        if reading.found is not Found.OBJECT:
+            return Answer(Held.UNAVAILABLE, None, reading.text, down=reading.found is Found.UNAVAILABLE), ""
+        try:
+            record = lock.parse(reading.body, self.resource)
+        except LockInvalid as bad:
+            return Answer(Held.UNAVAILABLE, None, str(bad)), ""
+        highest = self._highest_epoch()
+        if record.epoch < highest:
+            return Answer(Held.UNAVAILABLE, None, f"the store went back: epoch {record.epoch} after {highest} (F9)"), ""
+        self._remember_epoch(record.epoch)
+        return Answer(Held.HELD, record), reading.tag
+
+    def _confirmed(self, record: LockRecord) -> Answer:
+        self._remember_epoch(record.epoch)
+        self._keep_note(record if lock.held_by(record, self.me) else None)
+        return Answer(Held.HELD, record)
+
+    def _keep_note(self, record: LockRecord | None) -> None:
+        """Write or remove the note. A note that cannot be written only costs a later write to the store.
+
+        Raises:
+            OSError: it cannot be removed, and so must not be contradicted.
+        """
+        path = self._paths.note(self.resource)
+        if record is None:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+            return
+        with contextlib.suppress(OSError):
+            replace_file(path, record.to_bytes(), durable=False)
+
+    def _highest_epoch(self) -> int:
+        try:
+            return int(self._paths.epoch(self.resource).read_text())
+        except (OSError, ValueError):
+            return 0
+
+    def _remember_epoch(self, epoch: int) -> None:
+        """Keep the highest epoch seen (F9); a full root disk must not stop a decision."""
+        if epoch > self._highest_epoch():
+            with contextlib.suppress(OSError):
+                replace_file(self._paths.epoch(self.resource), str(epoch).encode(), durable=False)
+
+
+def replace_file(path: Path, data: bytes, *, durable: bool) -> None:
+    """Write a file whole or not at all; `durable` also waits until it is on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, data)
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    fresh.replace(path)
+    if durable:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _nonce() -> str:
+    return uuid.uuid4().hex
+
+
+def _closed_text(record: LockRecord) -> str:
+    return f"the lock is {record.state.value} of {record.owner}, epoch {record.epoch}"

@@ -1,0 +1,181 @@
+"""What the policy remembers of one resource between two looks, and how looks, answers and wishes change it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from hapair.actions import Kind, Outcome, Verdict
+from hapair.lock import LockRecord
+from hapair.states import Connection, Kernel, Observation, Role, Settings
+
+LOCK_RETRY_S = 0.3
+"""Pause between attempts on the lock while I/O waits for it; T_selffence bounds the whole."""
+RETRY_S = 2.0
+"""Pause before a failed step of DRBD or of the services is tried again."""
+RECONNECT_S = 10.0
+"""Pause before a connection that the kernel gave up is tried again."""
+
+
+class Wish(Enum):
+    """What a person or the shutdown asked for."""
+
+    PRIMARY = "primary"
+    SECONDARY = "secondary"
+    SUSPEND = "suspend"
+    LEAVE = "leave"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The lock as the store answered at `at`, the moment the question began; no record: unknown, `text` says why."""
+
+    at: float
+    record: LockRecord | None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One resource. All times are monotonic seconds; nothing of this survives the agent, and nothing needs to.
+
+    Attributes:
+        lost_at: since when the peer is missing (from the agent's start on); None while it is connected.
+        connected_at: since when the peer is connected.
+        peer_served: the peer was Primary during this connection.
+        takeover: the peer stepped down during this connection, so this node is to serve.
+        alone_since: since when this node is Primary without a peer that is Connected and UpToDate.
+        lock: the last answer of the store.
+        held: a person demoted this node; until the peer serves or is lost, or `primary` is asked for.
+        paused: a person stopped the services of this Primary.
+        no_data_since: since when this node is a disconnected Primary without current data.
+        wish, wish_at: the request in progress, and since when.
+        demoted_at: when this node last became Secondary by our own action.
+        handed_over: the lock was handed to the peer; this node must not serve until it was promoted anew.
+        half_stopped: a demotion ran out of time; the text says where.
+        left: the resource is down because of a wish to leave.
+        brought_up: `drbdadm adjust` has succeeded since the agent's start.
+        retry_at, services_retry_at, reconnect_at: nothing of that kind before this moment.
+        rule, waiting, waiting_since: what the policy does or waits for, for people.
+        wake_at: when to look again even if nothing happens; None: only events matter.
+    """
+
+    lost_at: float | None
+    waiting_since: float
+    connected_at: float | None = None
+    role: Role = Role.UNKNOWN
+    peer_role: Role = Role.UNKNOWN
+    peer_served: bool = False
+    takeover: bool = False
+    alone_since: float | None = None
+    lock: Seen | None = None
+    held: bool = False
+    paused: bool = False
+    no_data_since: float | None = None
+    wish: Wish | None = None
+    wish_at: float = 0.0
+    demoted_at: float | None = None
+    handed_over: bool = False
+    half_stopped: str = ""
+    left: bool = False
+    brought_up: bool = False
+    retry_at: float = 0.0
+    services_retry_at: float = 0.0
+    reconnect_at: float = 0.0
+    rule: str = ""
+    waiting: str = ""
+    wake_at: float | None = None
+
+
+def begin(now: float) -> Memory:
+    """Return the memory of an agent that starts now: the peer counts as missing from this moment."""
+    return Memory(lost_at=now, waiting_since=now)
+
+
+def looked(memory: Memory, seen: Observation, now: float) -> Memory:
+    """Return the memory after a look: connections made and lost, roles changed."""
+    kernel = seen.kernel or Kernel("")
+    changed = (memory.role, memory.peer_role) != (kernel.role, kernel.peer_role)
+    if changed:
+        # Whatever was waited for may have come.
+        memory = replace(memory, retry_at=0.0)
+    if kernel.connected and memory.connected_at is None:
+        memory = replace(memory, connected_at=now, lost_at=None, peer_served=False, takeover=False)
+    elif not kernel.connected and memory.connected_at is not None:
+        memory = replace(
+            memory,
+            connected_at=None,
+            lost_at=now,
+            peer_served=False,
+            takeover=False,
+            held=False,
+            reconnect_at=now + RECONNECT_S,
+        )
+    if kernel.connected and kernel.peer_role is Role.PRIMARY:
+        memory = replace(memory, peer_served=True, takeover=False, held=False)
+    elif kernel.connected and memory.peer_served:
+        memory = replace(memory, peer_served=False, takeover=True)
+    if kernel.role is Role.PRIMARY and not kernel.peer_current:
+        memory = replace(memory, alone_since=now if memory.alone_since is None else memory.alone_since)
+    else:
+        memory = replace(memory, alone_since=None)
+    if kernel.role is Role.PRIMARY and kernel.connection is not Connection.CONNECTED and not kernel.data_good:
+        memory = replace(memory, no_data_since=now if memory.no_data_since is None else memory.no_data_since)
+    else:
+        memory = replace(memory, no_data_since=None)
+    return replace(memory, role=kernel.role, peer_role=kernel.peer_role)
+
+
+def answered(memory: Memory, outcome: Outcome, site: Settings, now: float) -> Memory:
+    """Return the memory after an action ended at `now`."""
+    kind, verdict = outcome.action.kind, outcome.verdict
+    if outcome.lock_asked:
+        memory = replace(memory, lock=Seen(outcome.began, outcome.record, outcome.text))
+    if verdict is Verdict.DONE:
+        return _done(memory, kind, now)
+    if kind in (Kind.START, Kind.PROBE):
+        return replace(memory, services_retry_at=now + RETRY_S)
+    if kind is Kind.STOP:
+        return replace(memory, half_stopped=outcome.text or "the services did not stop in time")
+    if kind is Kind.DEMOTE:
+        return replace(memory, half_stopped=outcome.text or "drbdadm secondary failed")
+    if kind is Kind.RECONNECT:
+        return replace(memory, reconnect_at=now + RECONNECT_S)
+    return replace(memory, retry_at=now + _pause(memory, kind, verdict, site))
+
+
+def _done(memory: Memory, kind: Kind, now: float) -> Memory:
+    memory = replace(memory, retry_at=0.0)
+    if kind is Kind.UP:
+        memory = replace(memory, brought_up=True, left=False)
+    elif kind is Kind.PROMOTE:
+        memory = replace(memory, handed_over=False, takeover=False)
+    elif kind is Kind.HAND_OVER:
+        memory = replace(memory, handed_over=True)
+    elif kind is Kind.DEMOTE:
+        held = memory.held or memory.wish is Wish.SECONDARY
+        memory = replace(memory, demoted_at=now, held=held, handed_over=False, paused=False)
+    elif kind is Kind.DOWN:
+        memory = replace(memory, left=memory.wish is Wish.LEAVE, brought_up=False)
+    elif kind is Kind.RECONNECT:
+        memory = replace(memory, reconnect_at=now + RECONNECT_S)
+    return memory
+
+
+def _pause(memory: Memory, kind: Kind, verdict: Verdict, site: Settings) -> float:
+    """Return how long to wait before the next attempt: short while I/O or a person waits, T_watch otherwise."""
+    if kind is Kind.TAKE_SOLO:
+        return LOCK_RETRY_S if memory.alone_since is not None else site.times.watch_s
+    if kind in (Kind.RECORD_PROMOTION, Kind.RELEASE, Kind.HAND_OVER) and verdict is Verdict.REFUSED:
+        return LOCK_RETRY_S
+    return RETRY_S if verdict is Verdict.FAILED else site.times.watch_s
+
+
+def wished(memory: Memory, wish: Wish | None, now: float) -> Memory:
+    """Return the memory after a request came (or ended, with None)."""
+    memory = replace(memory, wish=wish, wish_at=now, retry_at=0.0)
+    if wish is Wish.PRIMARY:
+        return replace(memory, held=False, paused=False, services_retry_at=0.0)
+    if wish is Wish.SUSPEND:
+        return replace(memory, paused=True)
+    return memory

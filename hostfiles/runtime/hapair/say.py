@@ -1,0 +1,18 @@
+"""What commands print: results on standard output, complaints on standard error."""
+
+from __future__ import annotations
+
+import sys
+
+
+def say(text: str) -> None:
+    """Print a line, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def complain(text: str, code: int) -> int:
+    """Print a complaint and return the exit code that goes with it."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+    return code

@@ -1,0 +1,216 @@
+"""Ask the nodes, the store and the container what the invariants need to know at the end of a scenario."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lab.deadline import Deadline, wait_until
+from lab.errors import HapairError, TimedOut
+from lab.hosts.site import Site
+from lab.providers.base import CLEAN, Lab, Node
+from lab.scenario import invariants
+from lab.scenario.observed import NODES, Expectation, Facts, NodeFacts
+from lab.scenario.recorder import parse_events2
+from lab.scenario.verdict import Outcome
+from lab.scenario.workload import page
+
+LIMIT_S = 15.0  # one question; a healthy node answers within a second
+SCRUB_LIMIT_S = 60.0
+DUMP = ("drbdsetup", "events2", "--now", "--timestamps", "--statistics")
+# A container runs on a node when its payload cgroup has processes, whatever any daemon believes.
+RUNNING = (
+    "find",
+    "/sys/fs/cgroup",
+    "-path",
+    "*lxc.payload.*/cgroup.events",
+    "-exec",
+    "grep",
+    "-l",
+    "populated 1",
+    "{}",
+    "+",
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the first container of a site is, and whom else the third node has to know."""
+
+    container: str
+    address: str
+    observer: str
+    resource: str
+    mount: str
+    lxd_dir: str
+    lan: str
+    lock_url: str
+    macs: Mapping[str, str]
+
+    @classmethod
+    def of(cls, site: Site) -> Place:
+        """Return what a site file says."""
+        container, spec = next(iter(site.containers.items()))
+        resource = site.resources[spec.resource]
+        return cls(
+            container=container,
+            address=str(spec.addresses[0]),
+            observer=_unused(site),
+            resource=spec.resource,
+            mount=resource.mount,
+            lxd_dir=resource.lxd_dir,
+            lan=site.nodes[NODES[0]].lan.interface,
+            lock_url=f"{site.store.url}/v1/locks/{site.pair}-{spec.resource}",
+            macs={node.lan.mac: name for name, node in site.nodes.items()},
+        )
+
+
+def _unused(site: Site) -> str:
+    """Return the highest address of the LAN that the site gives to nobody."""
+    taken = {node.lan.address.ip for node in site.nodes.values()} | {site.lab.third.address.ip}
+    taken |= {address for spec in site.containers.values() for address in spec.addresses}
+    lan = site.lab.third.address.network
+    return str(next(host for number in range(2, lan.num_addresses) if (host := lan[-number]) not in taken))
+
+
+def impairments(lab: Lab) -> tuple[str, ...] | None:
+    """Return the links that a fault is still in force on, as `node/network`."""
+    try:
+        links = lab.status().links
+    except HapairError:
+        return None
+    bad = [link for link in links if link.outward != CLEAN or link.inward != CLEAN]
+    return tuple(f"{link.node}/{link.network}" for link in bad)
+
+
+def node_facts(node: Node, mount: str) -> NodeFacts:
+    """Ask one node; what it does not answer stays None."""
+    dump = _ask(node, DUMP)
+    if dump is None:
+        return NodeFacts()
+    state = drbd_state(dump)
+    units = _ask(node, ("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager"))
+    out_of_sync = state.get("out-of-sync", "")
+    return NodeFacts(
+        role=state.get("role"),
+        disk=state.get("disk"),
+        connection=state.get("connection"),
+        peer_disk=state.get("peer-disk"),
+        out_of_sync=int(out_of_sync) if out_of_sync.isdigit() else None,
+        suspended=state.get("suspended"),
+        failed_units=None if units is None else tuple(line.split()[0] for line in units.splitlines() if line.strip()),
+        leftovers=_leftovers(node, state.get("role", ""), mount),
+        containers=_containers(node),
+    )
+
+
+def drbd_state(dump: str) -> dict[str, str]:
+    """Return role, disk, connection, … of one resource with one volume from an events2 dump."""
+    wanted = {
+        "resource": ("role", "suspended"),
+        "connection": ("connection",),
+        "device": ("disk",),
+        "peer-device": ("peer-disk", "out-of-sync"),
+    }
+    state: dict[str, str] = {}
+    for line in dump.splitlines():
+        event = parse_events2(line, "dump")
+        for key in wanted.get(event.text("object"), ()) if event else ():
+            if event and event.text(key):
+                state[key] = event.text(key)
+    return state
+
+
+def facts(lab: Lab, place: Place, *, baseline: Sequence[str], impairments: Sequence[str] | None) -> Facts:
+    """Ask everything; a scrub runs on the node that has the file system mounted."""
+    third = lab.nodes["third"]
+    nodes = {name: node_facts(lab.nodes[name], place.mount) for name in NODES}
+    primaries = [name for name, seen in nodes.items() if seen.role == "Primary"]
+    code, text, errors = _scrub(lab.nodes[primaries[0]], place.mount) if primaries else (None, "", None)
+    listed = page(third, f"http://{place.address}/cgi-bin/read")
+    return Facts(
+        nodes=nodes,
+        lines=None if listed is None else tuple(listed.splitlines()),
+        baseline=tuple(baseline),
+        macs=place.macs,
+        lock=_lock(third, place.lock_url),
+        impairments=None if impairments is None else tuple(impairments),
+        scrub_code=code,
+        scrub_text=text,
+        device_errors=errors,
+    )
+
+
+def wait_healed(lab: Lab, place: Place, deadline: Deadline) -> None:
+    """Wait until a cheap look at both nodes and the lock finds them healed.
+
+    Raises:
+        TimedOut: the deadline passed; the message says what is still wrong.
+    """
+    wrong = "nothing was asked yet"
+
+    def healed() -> bool:
+        nonlocal wrong
+        seen = {name: node_facts(lab.nodes[name], place.mount) for name in NODES}
+        now = Facts(nodes=seen, lock=_lock(lab.nodes["third"], place.lock_url), impairments=())
+        verdict = invariants.heals((), now, Expectation())
+        wrong = verdict.why
+        return verdict.outcome is Outcome.VALID
+
+    try:
+        wait_until("the pair has healed", healed, deadline, pause_s=0.3)
+    except TimedOut:
+        raise TimedOut(f"the pair has not healed in time: {wrong}") from None
+
+
+def _ask(node: Node, argv: Sequence[str], limit_s: float = LIMIT_S) -> str | None:
+    try:
+        done = node.run(argv, limit_s=limit_s, check=False)
+    except HapairError:
+        return None
+    return done.stdout.decode(errors="replace") if done.code == 0 else None
+
+
+def _leftovers(node: Node, role: str, mount: str) -> tuple[str, ...] | None:
+    """What a fault or an unfinished demotion left: shaping rules, and on a Secondary anything mounted of the volume."""
+    rules, mounts = _ask(node, ("tc", "qdisc", "show")), _ask(node, ("cat", "/proc/self/mounts"))
+    if rules is None or mounts is None:
+        return None
+    left = [rule for rule in rules.splitlines() if " netem " in rule or " tbf " in rule]
+    if role != "Primary":
+        left += [line.split()[1] for line in mounts.splitlines() if f"{line.split()[1]}/".startswith(f"{mount}/")]
+    return tuple(left)
+
+
+def _containers(node: Node) -> tuple[str, ...] | None:
+    try:
+        found = node.run(RUNNING, limit_s=LIMIT_S, check=False).text
+    except HapairError:
+        return None
+    return tuple(
+        line.split("lxc.payload.", 1)[1].split("/")[0] for line in found.splitlines() if "lxc.payload." in line
+    )
+
+
+def _lock(third: Node, url: str) -> Mapping[str, object] | None:
+    text = page(third, url)
+    try:
+        found = json.loads(text or "")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _scrub(node: Node, mount: str) -> tuple[int | None, str, Mapping[str, int] | None]:
+    try:
+        done = node.run(["btrfs", "scrub", "start", "-B", mount], limit_s=SCRUB_LIMIT_S, check=False)
+        stats = node.run(["btrfs", "device", "stats", mount], limit_s=LIMIT_S).text
+        counted = dict(line.rsplit(maxsplit=1) for line in stats.splitlines() if line.strip())
+        return done.code, " ".join((done.stdout + done.stderr).decode(errors="replace").split()), _numbers(counted)
+    except (HapairError, ValueError):
+        return None, "", None
+
+
+def _numbers(texts: Mapping[str, str]) -> dict[str, int]:
+    return {name: int(text) for name, text in texts.items()}
