@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 
 from lab.deadline import Deadline, wait_until
 from lab.errors import HapairError, TimedOut
-from lab.hosts.site import Site
 from lab.providers.base import CLEAN, Lab, Node
 from lab.scenario import invariants
 from lab.scenario.observed import NODES, Expectation, Facts, NodeFacts
+from lab.scenario.place import Place
 from lab.scenario.recorder import parse_events2
 from lab.scenario.verdict import Outcome
 from lab.scenario.workload import page
@@ -32,46 +32,6 @@ RUNNING = (
     "{}",
     "+",
 )
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the first container of a site is, and whom else the third node has to know."""
-
-    container: str
-    address: str
-    observer: str
-    resource: str
-    mount: str
-    lxd_dir: str
-    lan: str
-    lock_url: str
-    macs: Mapping[str, str]
-
-    @classmethod
-    def of(cls, site: Site) -> Place:
-        """Return what a site file says."""
-        container, spec = next(iter(site.containers.items()))
-        resource = site.resources[spec.resource]
-        return cls(
-            container=container,
-            address=str(spec.addresses[0]),
-            observer=_unused(site),
-            resource=spec.resource,
-            mount=resource.mount,
-            lxd_dir=resource.lxd_dir,
-            lan=site.nodes[NODES[0]].lan.interface,
-            lock_url=f"{site.store.url}/v1/locks/{site.pair}-{spec.resource}",
-            macs={node.lan.mac: name for name, node in site.nodes.items()},
-        )
-
-
-def _unused(site: Site) -> str:
-    """Return the highest address of the LAN that the site gives to nobody."""
-    taken = {node.lan.address.ip for node in site.nodes.values()} | {site.lab.third.address.ip}
-    taken |= {address for spec in site.containers.values() for address in spec.addresses}
-    lan = site.lab.third.address.network
-    return str(next(host for number in range(2, lan.num_addresses) if (host := lan[-number]) not in taken))
 
 
 def impairments(lab: Lab) -> tuple[str, ...] | None:
@@ -125,7 +85,7 @@ def drbd_state(dump: str) -> dict[str, str]:
 def facts(lab: Lab, place: Place, *, baseline: Sequence[str], impairments: Sequence[str] | None) -> Facts:
     """Ask everything; a scrub runs on the node that has the file system mounted."""
     third = lab.nodes["third"]
-    nodes = {name: node_facts(lab.nodes[name], place.mount) for name in NODES}
+    nodes = _both(lab, place)
     primaries = [name for name, seen in nodes.items() if seen.role == "Primary"]
     code, text, errors = _scrub(lab.nodes[primaries[0]], place.mount) if primaries else (None, "", None)
     listed = page(third, f"http://{place.address}/cgi-bin/read")
@@ -152,8 +112,7 @@ def wait_healed(lab: Lab, place: Place, deadline: Deadline) -> None:
 
     def healed() -> bool:
         nonlocal wrong
-        seen = {name: node_facts(lab.nodes[name], place.mount) for name in NODES}
-        now = Facts(nodes=seen, lock=_lock(lab.nodes["third"], place.lock_url), impairments=())
+        now = Facts(nodes=_both(lab, place), lock=_lock(lab.nodes["third"], place.lock_url), impairments=())
         verdict = invariants.heals((), now, Expectation())
         wrong = verdict.why
         return verdict.outcome is Outcome.VALID
@@ -162,6 +121,12 @@ def wait_healed(lab: Lab, place: Place, deadline: Deadline) -> None:
         wait_until("the pair has healed", healed, deadline, pause_s=0.3)
     except TimedOut:
         raise TimedOut(f"the pair has not healed in time: {wrong}") from None
+
+
+def _both(lab: Lab, place: Place) -> dict[str, NodeFacts]:
+    with ThreadPoolExecutor(len(NODES)) as pool:
+        asked = {name: pool.submit(node_facts, lab.nodes[name], place.mount) for name in NODES}
+        return {name: answer.result() for name, answer in asked.items()}
 
 
 def _ask(node: Node, argv: Sequence[str], limit_s: float = LIMIT_S) -> str | None:

@@ -35,7 +35,7 @@ class Follower:
         before: Callable[[], None] = lambda: None,
         on_change: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Prepare to follow; `on_change` is told "follow" at the first line of a stream and "lost" at its end."""
+        """Prepare to follow; `on_change` is told "follow" at the first line of a stream and "lost" when it breaks."""
         self.node, self.name = node, name
         self.argv, self.on_line, self.before, self.on_change = argv, on_line, before, on_change
         self.again = again
@@ -82,5 +82,5 @@ class Follower:
                     seen = True
                 self.on_line(line)
         finally:
-            if seen:
+            if seen and not self._ending.is_set():
                 self.on_change("lost")

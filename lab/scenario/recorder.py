@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lab.deadline import Deadline
-from lab.errors import BadInput, HapairError
+from lab.errors import BadInput
 from lab.providers.base import Lab, Node
+from lab.scenario.clocks import Clocks
 from lab.scenario.follow import Follower
 from lab.scenario.history import Event, History
 from lab.scenario.observed import NODES
@@ -63,8 +64,8 @@ def parse_kernel(line: bytes, source: str) -> Event | None:
 class Recorder:
     """The followers of one scenario, and the files that they write in `folder`."""
 
-    def __init__(self, lab: Lab, history: History, folder: Path) -> None:
-        self.lab, self.history, self.folder = lab, history, folder
+    def __init__(self, lab: Lab, history: History, folder: Path, clocks: Clocks) -> None:
+        self.lab, self.history, self.folder, self.clocks = lab, history, folder, clocks
         self._files: dict[str, BinaryIO] = {}
         self._writing = threading.Lock()
         self._boots: dict[str, str] = {}
@@ -97,11 +98,11 @@ class Recorder:
             node = self.lab.nodes[name]
             yield self._follower(node, "journal", partial(self._journal_argv, name), self._journal(name))
             yield self._follower(node, "events2", lambda: EVENTS2, self._events2(name))
-            yield self._follower(node, "decisions", lambda: _tail(DECISIONS), self._log(name, "decision"))
+            yield self._follower(node, "decisions", lambda: _tail(DECISIONS), self._log(name, name, "decision"))
 
     def _of_store(self) -> Follower:
         third = self.lab.nodes["third"]
-        return self._follower(third, "requests", lambda: _tail(STORE_LOG), self._log("store", "request"))
+        return self._follower(third, "requests", lambda: _tail(STORE_LOG), self._log(third.name, "store", "request"))
 
     def _follower(
         self, node: Node, stream: str, argv: Callable[[], list[str]], on_line: Callable[[bytes], None]
@@ -118,6 +119,7 @@ class Recorder:
             known = self._boots.get(node.name) == boot
             self._boots[node.name] = boot
         if not known:
+            self.clocks.read(node, boot)
             self.history.note(node.name, "boot", boot=boot)
 
     def _journal_argv(self, node: str) -> list[str]:
@@ -133,7 +135,7 @@ class Recorder:
             self._write(f"{node}.kernel" if kernel else f"{node}.journal", line)
             event = parse_kernel(line.rstrip(b"\n"), node) if kernel else None
             if event:
-                self.history.append(event)
+                self.history.append(self.clocks.corrected(event, node))
 
         return on_line
 
@@ -142,11 +144,11 @@ class Recorder:
             self._write(f"{node}.events2", line)
             event = parse_events2(line.decode(errors="replace"), node)
             if event:
-                self.history.append(event)
+                self.history.append(self.clocks.corrected(event, node))
 
         return on_line
 
-    def _log(self, source: str, kind: str) -> Callable[[bytes], None]:
+    def _log(self, node: str, source: str, kind: str) -> Callable[[bytes], None]:
         """Take lines of a JSON log; a log that is read from its start again brings nothing twice."""
         seen: set[bytes] = set()
 
@@ -156,7 +158,7 @@ class Recorder:
             seen.add(line)
             self._write(f"{source}.{kind}s.jsonl", line)
             with contextlib.suppress(BadInput):
-                self.history.append(as_event(line, source, kind))
+                self.history.append(self.clocks.corrected(as_event(line, source, kind), node))
 
         return on_line
 
@@ -199,15 +201,3 @@ def as_event(line: bytes, source: str, kind: str) -> Event:
 
 def _tail(path: str) -> list[str]:
     return ["tail", "-n", "+1", "-F", "-q", path]
-
-
-def clock_offset(node: Node, now: Callable[[], float]) -> float | None:
-    """Return by how many seconds a node's clock is surely off, or None when it could not be read."""
-    before = now()
-    try:
-        there = float(node.run(["date", "+%s.%N"], limit_s=5.0).text)
-    except (HapairError, ValueError):
-        return None
-    after = now()
-    middle, half = (before + after) / 2, (after - before) / 2
-    return 0.0 if abs(there - middle) <= half else there - middle - (half if there > middle else -half)

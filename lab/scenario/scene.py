@@ -16,11 +16,12 @@ from lab.errors import HapairError
 from lab.hosts.site import Site
 from lab.providers.base import Lab
 from lab.scenario import examine, invariants
-from lab.scenario.examine import Place
+from lab.scenario.clocks import Clocks
 from lab.scenario.faults import Faults, heal_all
 from lab.scenario.history import Event, History
 from lab.scenario.observed import NODES, Expectation, Facts, boots, faults
-from lab.scenario.recorder import Recorder, clock_offset
+from lab.scenario.place import Place
+from lab.scenario.recorder import Recorder
 from lab.scenario.report import Result, result, write_atomically
 from lab.scenario.verdict import Outcome, Verdict
 from lab.scenario.workload import Load, Workload, install, page
@@ -61,14 +62,15 @@ class Scene:
         """Prepare; everything that the scenario leaves behind goes into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.pair, self.name, self.folder = pair, name, folder
-        self.place = place = Place.of(pair.site)
+        self.place = Place.of(pair.site)
         self.random = random.Random(f"{seed}/{name}")  # noqa: S311 - repeatable on purpose
         self.history = History(folder / "history.jsonl")
         self.faults = Faults(pair.lab, self.history)
         self.expectation = Expectation()
         third = pair.lab.nodes["third"]
-        self.workload = Workload(third, self.history, place.address, place.observer, load or Load())
-        self.recorder = Recorder(pair.lab, self.history, folder)
+        self.clocks = Clocks(self.history)
+        self.workload = Workload(third, self.clocks, self.history, self.place, load or Load())
+        self.recorder = Recorder(pair.lab, self.history, folder, self.clocks)
         self.baseline: tuple[str, ...] = ()
         self._watched = 0.0
 
@@ -87,8 +89,7 @@ class Scene:
         self.history.note("scenario", "begin", name=self.name)
         third = self.lab.nodes["third"]
         install(third)
-        for node in self.lab.nodes.values():
-            self.history.note("lab", "clock", node=node.name, offset_s=clock_offset(node, time.time))
+        self.clocks.read(third)
         self.baseline = tuple((page(third, f"http://{self.place.address}/cgi-bin/read") or "").splitlines())
         self.recorder.start()
         for followed in NODES:
@@ -172,6 +173,7 @@ class Scene:
             self.history.note("scenario", "not_healed", why=late.message)
         self.workload.stop(Deadline.after(STOP_S))
         facts = examine.facts(self.lab, self.place, baseline=self.baseline, impairments=impairments)
+        self.clocks.read(self.lab.nodes["third"])
         self.recorder.stop(Deadline.after(STOP_S))
         self.history.note("scenario", "end", error=error)
         self.history.close()

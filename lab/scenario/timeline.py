@@ -185,7 +185,7 @@ def _marks(events: Sequence[Event], begun: float) -> Iterable[Mark]:
     for event in events:
         if event.source == "scenario" and event.kind == "heal":
             yield Mark(event.t - begun, f"{event.text('node')} healed")
-        if event.source in NODES and event.kind == "drbd" and event.text("object") == "helper":
+        if event.source in NODES and event.kind == "drbd" and event.text("helper") == "fence-peer":
             yield Mark(event.t - begun, f"{event.text('helper')} {event.text('change')} on {event.source}")
 
 

@@ -9,8 +9,10 @@ from lab.deadline import Deadline
 from lab.errors import BadInput, HapairError
 from lab.paths import PROJECT
 from lab.providers.base import Node
+from lab.scenario.clocks import Clocks
 from lab.scenario.follow import Follower
 from lab.scenario.history import Event, History
+from lab.scenario.place import Place
 
 CLIENT = "/run/hapair-lab-client.py"
 
@@ -27,12 +29,12 @@ class Load:
 class Workload:
     """The two client programs on the third node; one scenario starts and stops them once."""
 
-    def __init__(self, third: Node, history: History, address: str, observer: str, load: Load) -> None:
-        """Prepare; `address` is the container's, `observer` one of the LAN that nobody has."""
-        self.third, self.history = third, history
+    def __init__(self, third: Node, clocks: Clocks, history: History, place: Place, load: Load) -> None:
+        """Prepare to write to the container of `place`."""
+        self.third, self.clocks, self.history = third, clocks, history
         limits = ["--timeout", f"{load.timeout_s:g}", "--interval", f"{load.interval_s:g}"]
-        write = ["python3", CLIENT, "write", address, "--workers", f"{load.workers}", *limits]
-        probe = ["python3", CLIENT, "probe", address, "--observer", observer]
+        write = ["python3", CLIENT, "write", place.address, "--workers", f"{load.workers}", *limits]
+        probe = ["python3", CLIENT, "probe", place.address, "--observer", place.observer]
         # never started again: a sequence number must not be sent twice
         self._writing = Follower(third, "write", lambda: write, self._take, again=False)
         self._probing = Follower(third, "probe", lambda: probe, self._take, again=False)
@@ -55,7 +57,7 @@ class Workload:
 
     def _take(self, line: bytes) -> None:
         with contextlib.suppress(BadInput):
-            self.history.append(Event.from_json(line))
+            self.history.append(self.clocks.corrected(Event.from_json(line), self.third.name))
 
 
 def install(third: Node) -> None:

@@ -59,7 +59,7 @@ def start(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
     yield started
     client.destroy(folder)
-    assert not folder.exists()
+    assert list(folder.parent.iterdir()) == []
     assert not [path.name for path in tmp_path.glob("hapair-*")], "memory left behind"
 
 
@@ -207,6 +207,13 @@ def test_stopping_keeps_the_disks(start: Start, folder: Path) -> None:
         client.attach(folder)
     start()
     assert (folder / "n1.data").read_bytes() == b"kept"
+
+
+def test_another_image_below_the_same_disks_is_refused(start: Start, folder: Path) -> None:
+    lab = start()
+    lab.stop()
+    with pytest.raises(HapairError, match="the root disk of n1 belongs to another image"):
+        client.start(plan_of(KERNEL, "n1"), folder)
 
 
 def test_a_killed_supervisor_takes_its_nodes_along_and_is_cleaned_up_after(start: Start, folder: Path) -> None:

@@ -57,6 +57,6 @@ def test_the_command_line_names_every_file_relative_to_the_lab() -> None:
     assert "ubdbd=n1.data" in words
     assert "ssl0=fd:7" in words
     assert "noreboot" in words
-    assert "vec1:transport=bess,dst=net/n1.crossover,mac=02:00:5e:00:64:01,depth=64" in words
+    assert "vec1:transport=bess,dst=net/n1.crossover,mac=02:00:5e:00:64:01,mtu=1500,depth=128" in words
     assert words[-1] == "quiet"
     assert not any("a:b,c d" in word for word in words)

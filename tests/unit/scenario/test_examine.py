@@ -12,6 +12,7 @@ from lab.hosts.site import load_site
 from lab.providers.base import Impairment
 from lab.scenario import examine, invariants
 from lab.scenario.observed import Expectation, NodeFacts
+from lab.scenario.place import Place
 from lab.scenario.verdict import Outcome
 from tests.unit.scenario.fakes import FakeLab, healthy
 
@@ -24,18 +25,18 @@ def lab(tmp_path: Path) -> FakeLab:
 
 
 @pytest.fixture
-def place() -> examine.Place:
-    return examine.Place.of(load_site())
+def place() -> Place:
+    return Place.of(load_site())
 
 
-def test_the_place_comes_from_the_site_file(place: examine.Place) -> None:
+def test_the_place_comes_from_the_site_file(place: Place) -> None:
     assert place.address == "192.0.2.88"
     assert place.observer == "192.0.2.254"
     assert place.lock_url == "http://192.0.2.20:8440/v1/locks/example-r0"
     assert place.macs["02:00:5e:00:02:11"] == "n1"
 
 
-def test_a_healthy_pair_is_read_as_one(lab: FakeLab, place: examine.Place) -> None:
+def test_a_healthy_pair_is_read_as_one(lab: FakeLab, place: Place) -> None:
     lab.nodes["third"].says["*cgi-bin/read*"] = "1 a\n2 b\n"
     found = examine.facts(lab, place, baseline=(), impairments=examine.impairments(lab))
     assert found.lines == ("1 a", "2 b")
@@ -47,7 +48,7 @@ def test_a_healthy_pair_is_read_as_one(lab: FakeLab, place: examine.Place) -> No
         assert verdict.outcome is Outcome.VALID, verdict
 
 
-def test_a_node_that_is_gone_is_unknown(lab: FakeLab, place: examine.Place) -> None:
+def test_a_node_that_is_gone_is_unknown(lab: FakeLab, place: Place) -> None:
     lab.nodes["n2"].power_off()
     lab.nodes["third"].says["*cgi-bin/read*"] = 1
     found = examine.facts(lab, place, baseline=(), impairments=None)
@@ -56,7 +57,7 @@ def test_a_node_that_is_gone_is_unknown(lab: FakeLab, place: examine.Place) -> N
     assert invariants.heals((), found, Expectation()).outcome is Outcome.UNKNOWN
 
 
-def test_leftovers_are_shaping_rules_and_mounts_of_a_secondary(lab: FakeLab, place: examine.Place) -> None:
+def test_leftovers_are_shaping_rules_and_mounts_of_a_secondary(lab: FakeLab, place: Place) -> None:
     says = lab.nodes["n2"].says
     says["tc qdisc show"] = "qdisc netem 8001: dev lan0 root refcnt 2 limit 1000 delay 10ms\n"
     says["cat /proc/self/mounts"] = "/dev/drbd0 /r0/lxd/storage-pools/r0 btrfs rw 0 0\n/dev/x /r00 ext4 rw 0 0\n"
@@ -64,7 +65,7 @@ def test_leftovers_are_shaping_rules_and_mounts_of_a_secondary(lab: FakeLab, pla
     assert left == ("qdisc netem 8001: dev lan0 root refcnt 2 limit 1000 delay 10ms", "/r0/lxd/storage-pools/r0")
 
 
-def test_failed_units_are_named(lab: FakeLab, place: examine.Place) -> None:
+def test_failed_units_are_named(lab: FakeLab, place: Place) -> None:
     lab.nodes["n1"].says["systemctl*--failed*"] = "r0lxd.service loaded failed failed LXD of r0\n\n"
     assert examine.node_facts(lab.nodes["n1"], place.mount).failed_units == ("r0lxd.service",)
 
@@ -75,7 +76,7 @@ def test_a_link_in_bad_shape_is_named(lab: FakeLab) -> None:
     assert examine.impairments(lab) == ("n1/lan",)
 
 
-def test_nothing_is_scrubbed_when_nobody_has_it_mounted(lab: FakeLab, place: examine.Place) -> None:
+def test_nothing_is_scrubbed_when_nobody_has_it_mounted(lab: FakeLab, place: Place) -> None:
     healthy(lab, primary="nobody")
     found = examine.facts(lab, place, baseline=(), impairments=())
     assert found.scrub_code is None
@@ -83,12 +84,12 @@ def test_nothing_is_scrubbed_when_nobody_has_it_mounted(lab: FakeLab, place: exa
 
 
 @pytest.mark.parametrize("text", ["", "[]", "<html>"])
-def test_a_lock_that_is_no_object_was_not_read(lab: FakeLab, place: examine.Place, text: str) -> None:
+def test_a_lock_that_is_no_object_was_not_read(lab: FakeLab, place: Place, text: str) -> None:
     lab.nodes["third"].says["*get http*/v1/locks/example-r0*"] = text
     assert examine.facts(lab, place, baseline=(), impairments=()).lock is None
 
 
-def test_waiting_for_healing_says_what_is_wrong(lab: FakeLab, place: examine.Place) -> None:
+def test_waiting_for_healing_says_what_is_wrong(lab: FakeLab, place: Place) -> None:
     examine.wait_healed(lab, place, Deadline.after(5))
     lab.nodes["third"].says["*get http*/v1/locks/example-r0*"] = '{"state": "SOLO", "owner": "n2"}'
     with pytest.raises(TimedOut, match="the lock is SOLO of n2, not SHARED"):

@@ -125,9 +125,22 @@ class TestI2:
         story.events = [e for e in story.events if not (e.kind == "follow" and e.text("stream") == "journal")]
         assert judge("I2", story).outcome is Outcome.UNKNOWN
 
-    def test_clocks_that_are_apart_leave_it_open(self) -> None:
-        story = failover().add(0.0, "lab", "clock", node="n2", offset_s=-1.5)
-        assert judge("I2", story).outcome is Outcome.UNKNOWN
+    @pytest.mark.parametrize(
+        ("clocks", "outcome"),
+        [
+            ([("a", -7.0, 0.02), ("a", -7.1, 0.02), ("b", 3.0, 0.02)], Outcome.VALID),
+            ([("a", -7.0, 0.02), ("a", -6.0, 0.02)], Outcome.UNKNOWN),
+            ([("a", 0.0, 0.3)], Outcome.UNKNOWN),
+            ([("a", None, None)], Outcome.UNKNOWN),
+        ],
+    )
+    def test_a_clock_may_be_wrong_but_must_be_known(
+        self, clocks: list[tuple[str, float, float]], outcome: Outcome
+    ) -> None:
+        story = failover()
+        for boot, offset, margin in clocks:
+            story.add(0.0, "lab", "clock", node="n2", boot=boot, offset_s=offset, margin_s=margin)
+        assert judge("I2", story).outcome is outcome
 
     def test_a_reboot_as_primary_is_a_promotion(self) -> None:
         story = Story().write(1.0, 0).role(2.0, "n2", "Primary").write(3.0, 1, "boot-n2")
@@ -294,6 +307,10 @@ class TestI9:
 
 class TestI10:
     HELPER: ClassVar[dict[str, object]] = {"object": "helper", "helper": "fence-peer"}
+
+    def test_other_helpers_have_other_codes(self) -> None:
+        story = Story().add(3.0, "n2", "drbd", change="response", object="helper", helper="unfence-peer", status=256)
+        assert judge("I10", story).outcome is Outcome.VALID
 
     @pytest.mark.parametrize(
         ("status", "outcome"), [(1024, Outcome.VALID), (1280, Outcome.INVALID), (256, Outcome.INVALID)]

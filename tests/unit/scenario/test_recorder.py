@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from lab.deadline import Deadline, wait_until
-from lab.errors import BadInput, HapairError
+from lab.errors import BadInput
+from lab.scenario.clocks import Clocks
 from lab.scenario.follow import Follower
 from lab.scenario.history import Event, History
-from lab.scenario.recorder import Recorder, as_event, clock_offset, parse_events2, parse_kernel
+from lab.scenario.recorder import Recorder, as_event, parse_events2, parse_kernel
 from tests.unit.scenario.fakes import FakeLab, FakeNode
 
 ROLE = "2026-01-01T00:00:01.500000+00:00 change resource name:r0 role:Primary suspended:no"
@@ -76,7 +77,7 @@ class TestFollower:
         wait_until("both lines are there", lambda: len(got) == 2, Deadline.after(5))
         follower.stop(Deadline.after(5))
         assert not follower.alive()
-        assert (got, told) == ([b"a", b"b"], ["follow", "lost"])
+        assert (got, told) == ([b"a", b"b"], ["follow"])
         assert node.started[0].endswith("/run/hapair-lab-journal.pid journalctl")
 
     def test_it_goes_on_after_a_power_loss(self, tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ class TestFollower:
         wait_until("the next line is there", lambda: len(got) == 2, Deadline.after(5))
         follower.stop(Deadline.after(5))
         assert got == [b"before", b"after"]
-        assert told == ["follow", "lost", "follow", "lost"]
+        assert told == ["follow", "lost", "follow"]
 
     def test_a_client_is_never_started_twice(self, tmp_path: Path) -> None:
         node = FakeLab(tmp_path).nodes["third"]
@@ -114,7 +115,7 @@ class TestFollower:
 def recorder(tmp_path: Path) -> tuple[FakeLab, History, Recorder, Path]:
     lab, history, folder = FakeLab(tmp_path / "lab"), History(), tmp_path / "run"
     lab.folder.mkdir()
-    return lab, history, Recorder(lab, history, folder), folder
+    return lab, history, Recorder(lab, history, folder, Clocks(history)), folder
 
 
 def stop(made: Recorder) -> None:
@@ -183,7 +184,7 @@ class TestRecorder:
         console = tmp_path / "n1.console"
         console.write_bytes(b"old\n")
         history = History()
-        made = Recorder(lab, history, tmp_path / "run")
+        made = Recorder(lab, history, tmp_path / "run", Clocks(history))
         made.start()
         with console.open("ab") as file:
             file.write(b"Kernel panic\n")
@@ -196,20 +197,37 @@ class TestRecorder:
 
 
 class TestClock:
-    def test_an_offset_within_the_answers_own_time_is_none(self, tmp_path: Path) -> None:
-        node = FakeLab(tmp_path).nodes["n1"]
-        node.says["date*"] = "100.05"
-        assert clock_offset(node, iter([100.0, 100.2]).__next__) == 0.0
+    def test_the_quickest_of_three_answers_counts(self, tmp_path: Path) -> None:
+        node, history = FakeLab(tmp_path).nodes["n1"], History()
+        node.says["date*"] = "107.0"
+        clocks = Clocks(history, iter([100.0, 102.0, 101.0, 101.2, 103.0, 104.0]).__next__)
+        clocks.read(node, "boot-n1")
+        (noted,) = history.events()
+        assert (noted.text("node"), noted.text("boot")) == ("n1", "boot-n1")
+        assert noted.number("offset_s") == pytest.approx(5.9)
+        assert noted.number("margin_s") == pytest.approx(0.1)
 
-    @pytest.mark.parametrize(("there", "off"), [("107.1", 6.9), ("95.1", -4.9)])
-    def test_what_remains_is_the_offset(self, tmp_path: Path, there: str, off: float) -> None:
-        node = FakeLab(tmp_path).nodes["n1"]
-        node.says["date*"] = there
-        assert clock_offset(node, iter([100.0, 100.2]).__next__) == pytest.approx(off)
+    def test_the_offset_is_taken_out_of_every_time_of_that_node(self, tmp_path: Path) -> None:
+        node = FakeLab(tmp_path).nodes["third"]
+        node.says["date*"] = "107.0"
+        clocks = Clocks(History(), iter([100.0, 100.0] * 3).__next__)
+        clocks.read(node)
+        ack = clocks.corrected(Event(207.5, "client", "ack", {"started": 207.0, "seq": 1}), "third")
+        assert (ack.t, ack.number("started"), ack.number("seq")) == (200.5, 200.0, 1)
+        other = Event(207.5, "n1", "kernel")
+        assert clocks.corrected(other, "n1") is other
 
-    def test_a_node_that_does_not_answer(self, tmp_path: Path) -> None:
-        node = FakeLab(tmp_path).nodes["n1"]
+    def test_a_later_measurement_of_the_same_boot_shows_a_drift_and_changes_nothing(self, tmp_path: Path) -> None:
+        node, history = FakeLab(tmp_path).nodes["n1"], History()
+        clocks = Clocks(history, iter([100.0] * 18).__next__)
+        for clock, boot in (("101.0", "a"), ("103.0", "a"), ("107.0", "b")):
+            node.says["date*"] = clock
+            clocks.read(node, boot)
+            assert clocks.corrected(Event(100.0, "n1", "kernel"), "n1").t == (93.0 if boot == "b" else 99.0)
+        assert [event.number("offset_s") for event in history.since(0)] == [1.0, 3.0, 7.0]
+
+    def test_a_node_that_does_not_answer_is_noted(self, tmp_path: Path) -> None:
+        node, history = FakeLab(tmp_path).nodes["n1"], History()
         node.power_off()
-        assert clock_offset(node, iter([1.0, 2.0]).__next__) is None
-        with pytest.raises(HapairError):
-            node.run(["date"], limit_s=1)
+        Clocks(history).read(node)
+        assert [event.text("offset_s") for event in history.events()] == [""]
