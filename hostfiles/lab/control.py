@@ -15,7 +15,7 @@ unmounted again, and lives on in the opened descriptor. Whole files go through i
 system call towards the node; and a reader who lets more than 3968 unread bytes pile up in it stalls the line for
 good (line_throttle() of Linux 7.2 is never undone): hence the acknowledgements, and the host's small window.
 
-Usage: control.py [TTY [SHARE]]; TTY is /dev/ttyS0, or "-" for standard input; SHARE is a folder to use as it is.
+Usage: control.py [LINE [SHARE]]; LINE is a terminal (/dev/ttyS0), or fd:NUMBER; SHARE is a folder to use as it is.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ class Terminal(Job):
         self.take("size", frame)
         # Not start_new_session: setsid has to be the one that begins the session, to give it the terminal.
         argv, env = ["setsid", "--ctty", *frame["argv"]], {"TERM": "xterm", **ENVIRONMENT, **frame.get("env", {})}
-        child = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd="/root")
+        child = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd="/")
         os.close(theirs)
         self.follow(self.terminal, "out")
         return child
@@ -308,7 +308,7 @@ def open_share() -> int:
 def main() -> None:
     """Open the line, say that we are here, serve."""
     device = sys.argv[1] if len(sys.argv) > 1 else "/dev/ttyS0"
-    line = 0 if device == "-" else os.open(device, os.O_RDWR | os.O_NOCTTY)
+    line = int(device[3:]) if device.startswith("fd:") else os.open(device, os.O_RDWR | os.O_NOCTTY)
     if os.isatty(line):
         tty.setraw(line)
         termios.tcflush(line, termios.TCIFLUSH)

@@ -57,6 +57,7 @@ class Interface:
     network: str
     mac: str
     device: str
+    mtu: int = 1500
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ at once waits in a queue longer than any TCP window in use here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import random
 import socket
@@ -120,7 +121,8 @@ class Cable:
         self._listeners.append(listener)
 
         def accept() -> None:
-            self.plug(node, listener.accept()[0])
+            with contextlib.suppress(BlockingIOError):  # it has hung up already
+                self.plug(node, listener.accept()[0])
 
         self._loop.add_reader(listener, accept)
 

@@ -112,7 +112,7 @@ class UmlNode:
         parts: dict[str, list[bytes]] = {"out": [], "err": []}
         code = 0
         started_s = time.monotonic()
-        with self.command(argv, limit_s, stdin) as connection:
+        with self.start(argv, limit_s=limit_s, stdin=stdin) as connection:
             for frame in connection.frames():
                 for stream, pieces in parts.items():
                     if stream in frame:
@@ -128,12 +128,17 @@ class UmlNode:
     def stream(self, argv: Sequence[str], *, limit_s: float) -> Iterator[bytes]:
         """See lab.providers.base.Node."""
         rest = b""
-        with self.command(argv, limit_s, b"") as connection:
+        with self.start(argv, limit_s=limit_s) as connection:
             for frame in connection.frames():
                 *lines, rest = (rest + base64.b64decode(frame.get("out", ""))).split(b"\n")
                 yield from lines
         if rest:
             yield rest
+
+    def start(self, argv: Sequence[str], *, limit_s: float, stdin: bytes = b"") -> Connection:
+        """Start a command; its frames carry `out` and `err` (base64), the last one a `value` with its exit `code`."""
+        text = base64.b64encode(stdin).decode()
+        return self._request("run", limit_s=limit_s * time_scale(), argv=list(argv), stdin=text)
 
     def terminal(self, argv: Sequence[str], rows: int, cols: int, *, limit_s: float) -> Connection:
         """Start a command on a terminal of its own; see lab.providers.terminal."""
@@ -183,11 +188,6 @@ class UmlNode:
     def sysrq(self, key: str) -> None:
         """See lab.providers.base.Node."""
         self._ask("sysrq", key=key)
-
-    def command(self, argv: Sequence[str], limit_s: float, stdin: bytes = b"") -> Connection:
-        """Start a command; the frames of the connection carry its output, the last one its exit code."""
-        text = base64.b64encode(stdin).decode()
-        return self._request("run", limit_s=limit_s * time_scale(), argv=list(argv), stdin=text)
 
     def _ask(self, op: str, *, limit_s: float = ANSWER_LIMIT_S, **fields: object) -> Frame:
         with self._request(op, limit_s=limit_s, **fields) as connection:
@@ -265,9 +265,13 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         BadInput: another command is at work on this lab.
     """
+    handle = lock(folder)
     try:
-        with lock(folder):
+        with handle:
             yield
+            if handle.lock_counter == 1 and not folder.exists():
+                # Whoever has opened it meanwhile notices that the name is gone, and opens a new one.
+                Path(handle.lock_file).unlink(missing_ok=True)
     except Timeout:
         raise BadInput(f"another command is at work on {folder.name}", "wait until it has ended") from None
 

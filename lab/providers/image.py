@@ -18,20 +18,20 @@ import signal
 import stat
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Protocol
-
-from filelock import FileLock
+from typing import IO, Any
 
 from lab import paths, proc
 from lab.deadline import Deadline, wait_until
 from lab.errors import BadInput, HostLacks, TimedOut
+from lab.log import Step, Steps
+from lab.providers.stored import Made, check, made_once
 
 SUITE = "bookworm"
 ARCHITECTURE = "amd64"
+IMAGE = "root.ext4"
 BUILDER = 1  # raise it when this module builds something else from the same inputs
 SOURCE = paths.PROJECT / "hostfiles" / "lab"
 THIRD_INIT = "/usr/lib/hapair-lab/third-init"
@@ -39,6 +39,7 @@ CONTROL = "usr/lib/hapair-lab/control.py"
 EPOCH_S = 1686355200  # the release of Debian 12, 2023-06-10: the time of every file of ours
 IMAGE_BYTES = 1 << 30  # the tree takes a quarter of it; holes cost nothing
 TEMPORARY_BYTES = 900 << 20  # the tree, package lists and packages while they are being installed
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder with an unpredictable name is made in it
 BUILD_LIMIT_S = 900.0
 END_LIMIT_S = 20.0  # removing a tree from a busy disk takes its time
 KEPT_BYTES = 32 << 10  # of what mmdebstrap says, for the message of a failure
@@ -48,20 +49,6 @@ GENERATORS = PurePosixPath("etc/systemd/system-generators")
 # 16 MiB are plenty for a root that hardly writes; everything is initialised now instead of in each node's overlay.
 MKE2FS = "mke2fs -q -F -t ext4 -m 0 -J size=16 -E lazy_itable_init=0,lazy_journal_init=0"
 UNREACHABLE = ("Failed to fetch", "Could not resolve", "Could not connect", "Some index files failed")
-
-
-class Step(Protocol):
-    """One step of what the user sees."""
-
-    def note(self, text: str) -> None:
-        """Say what is being done just now."""
-
-
-class Steps(Protocol):
-    """What the user sees while something takes time."""
-
-    def step(self, title: str, *, estimate_s: float | None = None) -> AbstractContextManager[Step]:
-        """Show a step while the body runs."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +78,24 @@ def ensure(progress: Steps, source: Path = SOURCE) -> Image:
         HostLacks: mmdebstrap or mke2fs, a user namespace, room, or a mirror that answers is missing.
         HapairError: the build failed; the message has its last lines.
     """
-    name = key(source)
-    home = paths.cache() / "images"
-    folder = home / name
-    if folder.exists():
-        return verify(folder)
-    home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / f"{name}.lock"):
-        if not folder.exists():
-            with progress.step("root image", estimate_s=ESTIMATE_S) as step:
-                _build(source, folder, step)
-        return verify(folder)
+    folder = paths.cache() / "images" / key(source)
+    if not folder.exists():
+        _check_host()
+        with progress.step("root image", estimate_s=ESTIMATE_S) as step:
+            made_once(folder, lambda fresh: _build(source, fresh, step))
+    return load(folder)
+
+
+def load(folder: Path, *, full: bool = False) -> Image:
+    """Return the image in `folder` after a check against its manifest; `full` reads all of it.
+
+    Raises:
+        BadInput: there is no such image, or it is not what its manifest says.
+    """
+    digests = check(folder, full=full)
+    if IMAGE not in digests:
+        raise BadInput(f"{folder}: holds no {IMAGE}", f"remove {folder} and run the command again")
+    return Image(folder / IMAGE, digests[IMAGE])
 
 
 def cached(source: Path = SOURCE) -> bool:
@@ -131,6 +125,7 @@ def inputs(source: Path = SOURCE) -> dict[str, Any]:
         "mke2fs": MKE2FS,
         "size_bytes": IMAGE_BYTES,
         "files": overlay,
+        "epoch_s": EPOCH_S,
     }
 
 
@@ -176,86 +171,32 @@ def overlay(found: list[Entry]) -> bytes:
     return sink.getvalue()
 
 
-def verify(folder: Path, *, full: bool = False) -> Image:
-    """Return the image in `folder` after a check against its manifest.
-
-    Size and time of the file are compared; its content when one of them is unknown (a copy) or with `full`.
-
-    Raises:
-        BadInput: there is no such image, or it is not what its manifest says.
-    """
-    path, record = folder / "root.ext4", folder / "manifest.json"
-    cure = f"remove {folder} and run the command again: the image is built anew"
-    try:
-        manifest = json.loads(record.read_text(encoding="utf-8"))
-        wanted = manifest["image"]
-        seen = path.stat()
-        same_time = wanted["mtime_ns"] == seen.st_mtime_ns
-        if wanted["size_bytes"] != seen.st_size:
-            raise BadInput(f"{path}: {seen.st_size} bytes instead of {wanted['size_bytes']}", cure)
-        if full or not same_time:
-            digest = file_digest(path)
-            if digest != wanted["sha256"]:
-                raise BadInput(f"{path}: SHA-256 is {digest} instead of {wanted['sha256']}", cure)
-        if not same_time:
-            wanted["mtime_ns"] = seen.st_mtime_ns
-            _write_json(record, manifest)
-        return Image(path, str(wanted["sha256"]))
-    except OSError as error:
-        raise BadInput(f"{error.filename}: {error.strerror}", cure) from None
-    except (ValueError, KeyError, TypeError):
-        raise BadInput(f"{record}: not a manifest of an image", cure) from None
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    fresh.replace(path)
-
-
-def _build(source: Path, folder: Path, step: Step) -> None:
-    """Build the image beside `folder` and give it that name when all of it is there (the lock is held)."""
+def _check_host() -> None:
     if platform.machine() != "x86_64":
         raise HostLacks(f"lab nodes run on x86-64 only, this machine is {platform.machine()}")
     proc.which("mmdebstrap")
     proc.which("mke2fs", "e2fsprogs")
-    building = folder.with_name(f".building-{folder.name}")
-    shutil.rmtree(building, ignore_errors=True)  # left by a build that was killed
-    try:
-        building.mkdir(mode=0o700)
-        with _temporary() as temporary:
-            _bootstrap(source, building, temporary, step)
-        step.note("checksum")
-        image = building / "root.ext4"
-        image.chmod(0o444)
-        seen = image.stat()
-        packages = (building / "packages").read_text(encoding="utf-8").split()
-        manifest = {
-            "image": {"sha256": file_digest(image), "size_bytes": seen.st_size, "mtime_ns": seen.st_mtime_ns},
-            "inputs": inputs(source),
-            "packages": dict(word.split("=", 1) for word in packages),
-        }
-        _write_json(building / "manifest.json", manifest)
-        building.chmod(0o755)
-        building.rename(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+
+
+def _build(source: Path, folder: Path, step: Step) -> Made:
+    """Put the image into `folder` and list its packages."""
+    with _temporary() as temporary:
+        _bootstrap(source, folder, temporary, step)
+    step.note("checksum")
+    listing = folder / "packages"
+    packages = dict(line.split("=", 1) for line in listing.read_text(encoding="utf-8").split())
+    listing.unlink()
+    return Made({"inputs": inputs(source), "packages": packages})
 
 
 @contextlib.contextmanager
 def _temporary() -> Iterator[Path]:
     """Yield a folder for the tree: in memory when there is plenty, as dpkg waits for disks."""
-    shared = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it, with an unpredictable name
+    shared = SHARED_MEMORY
     roomy = (
         os.access(shared, os.W_OK)
         and not os.statvfs(shared).f_flag & os.ST_NOEXEC
@@ -283,11 +224,11 @@ def _available_bytes() -> int:
 
 
 def _bootstrap(source: Path, building: Path, temporary: Path, step: Step) -> None:
-    """Let mmdebstrap and mke2fs fill BUILDING/root.ext4 and BUILDING/packages."""
+    """Let mmdebstrap and mke2fs fill BUILDING/IMAGE and BUILDING/packages."""
     (temporary / "overlay.tar").write_bytes(overlay(entries(source)))
     for name in ("finish", "excluded"):
         shutil.copyfile(source / name, temporary / name)
-    with (building / "root.ext4").open("wb") as image, (building / "packages").open("wb") as packages:
+    with (building / IMAGE).open("wb") as image, (building / "packages").open("wb") as packages:
         image.truncate(IMAGE_BYTES)
         for file in (image, packages):
             os.fchmod(file.fileno(), 0o666)  # the builder may be another user, and gets at it only by this descriptor

@@ -16,12 +16,12 @@ BOOT_S = 60.0
 COMMAND_S = 30.0
 LXD_S = 120.0
 ANSWERS = """
-import sys, time, urllib.request
+import http.client, sys, time, urllib.request
 while True:
     try:
         print(urllib.request.urlopen(f"http://{sys.argv[1]}/cgi-bin/id", timeout=1).read().decode(), end="")
         break
-    except OSError:
+    except (OSError, http.client.HTTPException):
         time.sleep(0.05)
 """
 """Program for the third node: ends, and prints the boot id, when the container at an address answers; the caller

@@ -107,8 +107,8 @@ class Supervisor:
 
     async def _end(self) -> None:
         self._log("down")
-        for machine in self._machines.values():
-            await machine.power_off()
+        # One that cannot be killed must not keep the others, or what else there is to remove.
+        await asyncio.gather(*(machine.power_off() for machine in self._machines.values()), return_exceptions=True)
         for cable in self._cables.values():
             cable.close()
         if self._record:

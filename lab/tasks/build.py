@@ -20,10 +20,11 @@ from lab.tasks._run import guarded
     help={"source": "NAME=FILE: take this local file for a source from now on (here: linux=FILE); repeatable"},
 )
 @guarded
-def kernel(_context: Context, source: Iterable[str] = ()) -> None:
+def kernel(_context: Context, source: Iterable[str] | None = None) -> None:
     """Build the kernel of the lab's nodes, unless it is in the cache; the last line is its path."""
+    given = _sources(source or ())
     with log.steps("Building the lab's kernel") as progress:
-        made = build.kernel(progress, sources=_sources(source))
+        made = build.kernel(progress, sources=given)
     if not made.verified:
         log.warn("nothing vouches for a source of this kernel: it came from a local file")
     log.out(str(made.path))
@@ -47,9 +48,9 @@ def list_(_context: Context) -> None:
     },
 )
 @guarded
-def clean(_context: Context, only: Iterable[str] = (), sources: bool = False) -> None:
+def clean(_context: Context, only: Iterable[str] | None = None, sources: bool = False) -> None:
     """Remove what was built from the cache."""
-    log.say(f"freed {shelves.clean(list(only), sources=sources) / 1e6:.0f} MB")
+    log.say(f"freed {shelves.clean(list(only or ()), sources=sources) / 1e6:.0f} MB")
 
 
 def _sources(given: Iterable[str]) -> dict[str, Path]:

@@ -26,6 +26,7 @@ from hapair.events import BadLine, World, apply, parse
 from hapair.executor import Executor
 from hapair.fence.site import fence_of
 from hapair.guards import Guards
+from hapair.lock import LockRecord
 from hapair.memory import Memory, Wish, answered, begin, wished
 from hapair.paths import Paths
 from hapair.removal import Remover
@@ -87,6 +88,7 @@ class Unit:
         self.request: Request | None = None
         self.kernel: Kernel | None = None
         self._post = post
+        self._lock_logged: LockRecord | None = None
         executor = Executor(resource.name, self.fence, self.guards, self.services, paths)
         self.control = Lane(f"{resource.name}-control", executor, self._told, self._control_idle)
         self.serving = Lane(f"{resource.name}-services", executor, self._told, self._services_idle)
@@ -117,7 +119,11 @@ class Unit:
 
     def _told(self, outcome: Outcome) -> None:
         """Log an outcome (in the lane's thread) and have it remembered."""
+        self._post(lambda: self._remember(outcome))
         action = outcome.action
+        if action.kind is Kind.READ_LOCK and outcome.record is not None and outcome.record == self._lock_logged:
+            return
+        self._lock_logged = outcome.record
         self.log.add(
             self.resource.name,
             rule=action.rule,
@@ -126,7 +132,6 @@ class Unit:
             why="; ".join(filter(None, (action.why, outcome.text))),
             took_s=time.monotonic() - outcome.began,
         )
-        self._post(lambda: self._remember(outcome))
 
     def _remember(self, outcome: Outcome) -> None:
         self.memory = answered(self.memory, outcome, self.site, time.monotonic())
@@ -268,7 +273,7 @@ class Agent:
         elif now >= request.due:
             request.finish(name, ok=False, text=f"{name}: gave up after {request.limit_s:g} s: {unit.memory.waiting}")
         else:
-            request.progress(f"{name}: {unit.memory.waiting}")
+            request.progress(f"{name}: {unit.memory.waiting}" if unit.memory.waiting else "")
             return
         unit.request = None
         unit.memory = wished(unit.memory, None, now)

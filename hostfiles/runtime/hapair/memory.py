@@ -108,7 +108,7 @@ def looked(memory: Memory, seen: Observation, now: float) -> Memory:
             lost_at=now,
             peer_served=False,
             takeover=False,
-            held=False,
+            held=memory.held and memory.wish is Wish.SECONDARY,
             reconnect_at=now + RECONNECT_S,
         )
     if kernel.connected and kernel.peer_role is Role.PRIMARY:
@@ -153,8 +153,7 @@ def _done(memory: Memory, kind: Kind, now: float) -> Memory:
     elif kind is Kind.HAND_OVER:
         memory = replace(memory, handed_over=True)
     elif kind is Kind.DEMOTE:
-        held = memory.held or memory.wish is Wish.SECONDARY
-        memory = replace(memory, demoted_at=now, held=held, handed_over=False, paused=False)
+        memory = replace(memory, demoted_at=now, handed_over=False, paused=False)
     elif kind is Kind.DOWN:
         memory = replace(memory, left=memory.wish is Wish.LEAVE, brought_up=False)
     elif kind is Kind.RECONNECT:
@@ -172,8 +171,15 @@ def _pause(memory: Memory, kind: Kind, verdict: Verdict, site: Settings) -> floa
 
 
 def wished(memory: Memory, wish: Wish | None, now: float) -> Memory:
-    """Return the memory after a request came (or ended, with None)."""
+    """Return the memory after a request came (or ended, with None).
+
+    `secondary` holds this node back from the first moment: the demotion's own event may come before its outcome.
+    """
     memory = replace(memory, wish=wish, wish_at=now, retry_at=0.0)
+    if wish is Wish.SECONDARY:
+        return replace(memory, held=True)
+    if wish is None and memory.role is Role.PRIMARY:
+        return replace(memory, held=False)
     if wish is Wish.PRIMARY:
         return replace(memory, held=False, paused=False, services_retry_at=0.0)
     if wish is Wish.SUSPEND:

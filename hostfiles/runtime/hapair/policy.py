@@ -41,7 +41,8 @@ def decide(site: Settings, seen: Observation, memory: Memory, now: float) -> Dec
     services = () if seen.services_busy else _spoken(rules.SERVICES, look)
     spoken = (*control, *services, *urgent)
     actions = tuple(action for reaction in spoken for action in reaction.actions())
-    memory = _remember(memory, spoken, now)
+    busy = seen.control_busy or seen.services_busy
+    memory = replace(memory, wake_at=None) if busy and not spoken else _remember(memory, spoken, now)
     if look.alone and not look.confirmed:
         # Whatever else runs or waits, the self-removal must not be missed.
         memory = replace(memory, wake_at=_earliest(memory.wake_at, look.selffence_at))
@@ -108,7 +109,7 @@ def _remember(memory: Memory, spoken: tuple[Reaction, ...], now: float) -> Memor
         wake_at = _earliest(wake_at, reaction.wake_at)
     memory = replace(memory, wake_at=wake_at)
     if not spoken:
-        return memory
+        return replace(memory, rule="", waiting="", waiting_since=now if memory.waiting else memory.waiting_since)
     # What is being done tells more than what is waited for.
     said = next((reaction for reaction in spoken if reaction.steps), spoken[0])
     since = memory.waiting_since if said.why == memory.waiting else now

@@ -48,8 +48,8 @@ class Request:
         return cls(wish, resources, 1e9)
 
     def progress(self, text: str) -> None:
-        """Say what is waited for, once for each new text."""
-        if text != self._said:
+        """Say what is done or waited for, once for each new text."""
+        if text and text != self._said:
             self._said = text
             self._replies.put({"waiting": text})
 

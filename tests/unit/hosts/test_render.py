@@ -166,7 +166,7 @@ def test_the_programs_config_is_what_was_agreed() -> None:
         "outdated-wfc-timeout 1",
         *(
             f'{name} "/usr/lib/hapair/{name}"'
-            for name in ("fence-peer", "unfence-peer", "local-io-error", "pri-on-incon-degr", "split-brain")
+            for name in ("fence-peer", "local-io-error", "pri-on-incon-degr", "split-brain")
         ),
     ],
 )
