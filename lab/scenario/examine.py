@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from lab.deadline import Deadline, wait_until
@@ -15,6 +15,8 @@ from lab.scenario.place import Place
 from lab.scenario.recorder import parse_events2
 from lab.scenario.verdict import Outcome
 from lab.scenario.workload import page
+
+Tell = Callable[[str], None]
 
 LIMIT_S = 15.0  # one question; a healthy node answers within a second
 SCRUB_LIMIT_S = 60.0
@@ -34,6 +36,10 @@ RUNNING = (
 )
 
 
+def _silently(_: str) -> None:
+    """Hear nothing: a wait asks again anyway."""
+
+
 def impairments(lab: Lab) -> tuple[str, ...] | None:
     """Return the links that a fault is still in force on, as `node/network`."""
     try:
@@ -44,13 +50,13 @@ def impairments(lab: Lab) -> tuple[str, ...] | None:
     return tuple(f"{link.node}/{link.network}" for link in bad)
 
 
-def node_facts(node: Node, mount: str) -> NodeFacts:
-    """Ask one node; what it does not answer stays None."""
-    dump = _ask(node, DUMP)
+def node_facts(node: Node, mount: str, tell: Tell = _silently) -> NodeFacts:
+    """Ask one node; what it does not answer stays None, and `tell` hears why."""
+    dump = _ask(node, DUMP, tell)
     if dump is None:
         return NodeFacts()
     state = drbd_state(dump)
-    units = _ask(node, ("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager"))
+    units = _ask(node, ("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager"), tell)
     out_of_sync = state.get("out-of-sync", "")
     return NodeFacts(
         role=state.get("role"),
@@ -60,8 +66,8 @@ def node_facts(node: Node, mount: str) -> NodeFacts:
         out_of_sync=int(out_of_sync) if out_of_sync.isdigit() else None,
         suspended=state.get("suspended"),
         failed_units=None if units is None else tuple(line.split()[0] for line in units.splitlines() if line.strip()),
-        leftovers=_leftovers(node, state.get("role", ""), mount),
-        containers=_containers(node),
+        leftovers=_leftovers(node, state.get("role", ""), mount, tell),
+        containers=_containers(node, tell),
     )
 
 
@@ -82,12 +88,19 @@ def drbd_state(dump: str) -> dict[str, str]:
     return state
 
 
-def facts(lab: Lab, place: Place, *, baseline: Sequence[str], impairments: Sequence[str] | None) -> Facts:
-    """Ask everything; a scrub runs on the node that has the file system mounted."""
+def facts(
+    lab: Lab,
+    place: Place,
+    *,
+    baseline: Sequence[str],
+    impairments: Sequence[str] | None,
+    tell: Tell = _silently,
+) -> Facts:
+    """Ask everything; a scrub runs on the node that has the file system mounted. `tell` hears what got no answer."""
     third = lab.nodes["third"]
-    nodes = _both(lab, place)
+    nodes = _both(lab, place, tell)
     primaries = [name for name, seen in nodes.items() if seen.role == "Primary"]
-    code, text, errors = _scrub(lab.nodes[primaries[0]], place.mount) if primaries else (None, "", None)
+    code, text, errors = _scrub(lab.nodes[primaries[0]], place.mount, tell) if primaries else (None, "", None)
     listed = page(third, f"http://{place.address}/cgi-bin/read")
     return Facts(
         nodes=nodes,
@@ -112,7 +125,7 @@ def wait_healed(lab: Lab, place: Place, deadline: Deadline) -> None:
 
     def healed() -> bool:
         nonlocal wrong
-        now = Facts(nodes=_both(lab, place), lock=_lock(lab.nodes["third"], place.lock_url), impairments=())
+        now = Facts(nodes=_both(lab, place, _silently), lock=_lock(lab.nodes["third"], place.lock_url), impairments=())
         verdict = invariants.heals((), now, Expectation())
         wrong = verdict.why
         return verdict.outcome is Outcome.VALID
@@ -123,23 +136,23 @@ def wait_healed(lab: Lab, place: Place, deadline: Deadline) -> None:
         raise TimedOut(f"the pair has not healed in time: {wrong}") from None
 
 
-def _both(lab: Lab, place: Place) -> dict[str, NodeFacts]:
+def _both(lab: Lab, place: Place, tell: Tell) -> dict[str, NodeFacts]:
     with ThreadPoolExecutor(len(NODES)) as pool:
-        asked = {name: pool.submit(node_facts, lab.nodes[name], place.mount) for name in NODES}
+        asked = {name: pool.submit(node_facts, lab.nodes[name], place.mount, tell) for name in NODES}
         return {name: answer.result() for name, answer in asked.items()}
 
 
-def _ask(node: Node, argv: Sequence[str], limit_s: float = LIMIT_S) -> str | None:
+def _ask(node: Node, argv: Sequence[str], tell: Tell) -> str | None:
     try:
-        done = node.run(argv, limit_s=limit_s, check=False)
-    except HapairError:
+        return node.run(argv, limit_s=LIMIT_S).stdout.decode(errors="replace")
+    except HapairError as error:
+        tell(f"{node.name}: {error}")
         return None
-    return done.stdout.decode(errors="replace") if done.code == 0 else None
 
 
-def _leftovers(node: Node, role: str, mount: str) -> tuple[str, ...] | None:
+def _leftovers(node: Node, role: str, mount: str, tell: Tell) -> tuple[str, ...] | None:
     """What a fault or an unfinished demotion left: shaping rules, and on a Secondary anything mounted of the volume."""
-    rules, mounts = _ask(node, ("tc", "qdisc", "show")), _ask(node, ("cat", "/proc/self/mounts"))
+    rules, mounts = _ask(node, ("tc", "qdisc", "show"), tell), _ask(node, ("cat", "/proc/self/mounts"), tell)
     if rules is None or mounts is None:
         return None
     left = [rule for rule in rules.splitlines() if " netem " in rule or " tbf " in rule]
@@ -148,10 +161,11 @@ def _leftovers(node: Node, role: str, mount: str) -> tuple[str, ...] | None:
     return tuple(left)
 
 
-def _containers(node: Node) -> tuple[str, ...] | None:
+def _containers(node: Node, tell: Tell) -> tuple[str, ...] | None:
     try:
-        found = node.run(RUNNING, limit_s=LIMIT_S, check=False).text
-    except HapairError:
+        found = node.run(RUNNING, limit_s=LIMIT_S, check=False).text  # grep's exit code says only whether it found any
+    except HapairError as error:
+        tell(f"{node.name}: {error}")
         return None
     return tuple(
         line.split("lxc.payload.", 1)[1].split("/")[0] for line in found.splitlines() if "lxc.payload." in line
@@ -167,13 +181,14 @@ def _lock(third: Node, url: str) -> Mapping[str, object] | None:
     return found if isinstance(found, dict) else None
 
 
-def _scrub(node: Node, mount: str) -> tuple[int | None, str, Mapping[str, int] | None]:
+def _scrub(node: Node, mount: str, tell: Tell) -> tuple[int | None, str, Mapping[str, int] | None]:
     try:
         done = node.run(["btrfs", "scrub", "start", "-B", mount], limit_s=SCRUB_LIMIT_S, check=False)
         stats = node.run(["btrfs", "device", "stats", mount], limit_s=LIMIT_S).text
         counted = dict(line.rsplit(maxsplit=1) for line in stats.splitlines() if line.strip())
         return done.code, " ".join((done.stdout + done.stderr).decode(errors="replace").split()), _numbers(counted)
-    except (HapairError, ValueError):
+    except (HapairError, ValueError) as error:
+        tell(f"{node.name}: {error}")
         return None, "", None
 
 

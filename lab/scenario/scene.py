@@ -172,7 +172,9 @@ class Scene:
         except HapairError as late:
             self.history.note("scenario", "not_healed", why=late.message)
         self.workload.stop(Deadline.after(STOP_S))
-        facts = examine.facts(self.lab, self.place, baseline=self.baseline, impairments=impairments)
+        facts = examine.facts(
+            self.lab, self.place, baseline=self.baseline, impairments=impairments, tell=self._unanswered
+        )
         self.clocks.read(self.lab.nodes["third"])
         self.recorder.stop(Deadline.after(STOP_S))
         self.history.note("scenario", "end", error=error)
@@ -185,6 +187,9 @@ class Scene:
 
     def _wait(self, what: str, wanted: Callable[[Event], bool], limit_s: float) -> None:
         self.history.wait(what, wanted, Deadline.after(limit_s), meanwhile=self._watch)
+
+    def _unanswered(self, why: str) -> None:
+        self.history.note("lab", "unanswered", why=why)
 
     def _watch(self) -> None:
         """Judge what is settled, at most once a second: a violation ends the wait, not the time limit."""

@@ -45,6 +45,8 @@ class Timeline:
     acks: tuple[int, ...]
     gap: Span | None
     marks: tuple[Mark, ...]
+    stopped_s: float
+    """When the client stopped, the end of the history unless it did."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def timeline(events: Sequence[Event], owners: Mapping[str, str] = NOBODY) -> Tim
     end = max((event.t for event in told), default=begun)
     length = max(0.0, end - begun)
     moments = [event.t - begun for event in told if event.source == "client" and event.kind == "ack"]
+    stopped = [event.t - begun for event in told if event.source == "client" and event.kind == "stop"]
     slots = [0] * (int(length / SLOT_S) + 1)
     for moment in moments:
         slots[min(len(slots) - 1, max(0, int(moment / SLOT_S)))] += 1
@@ -86,8 +89,9 @@ def timeline(events: Sequence[Event], owners: Mapping[str, str] = NOBODY) -> Tim
         roles={node: _spans(_role_changes(told, node), begun, length) for node in NODES},
         lock=_spans(_lock_changes(told, owners), begun, length),
         acks=tuple(slots),
-        gap=_gap(moments, length),
+        gap=_gap(moments, stopped[-1:] or [length]),
         marks=tuple(_marks(told, begun)),
+        stopped_s=(stopped[-1:] or [length])[0],
     )
 
 
@@ -100,8 +104,8 @@ def rows(events: Sequence[Event], owners: Mapping[str, str] = NOBODY) -> list[Ro
     for number in range(0, len(whole.acks), per_row):
         counts = whole.acks[number : number + per_row]
         begun = begun or any(counts)
-        silent = 0 if any(counts) or not begun else silent + len(counts)
         at, end = number * SLOT_S, (number + per_row) * SLOT_S
+        silent = 0 if any(counts) or not begun or at >= whole.stopped_s else silent + len(counts)
         marks = tuple(mark.text for mark in whole.marks if at <= mark.at_s < end)
         roles = {node: state_at(spans, end) for node, spans in whole.roles.items()}
         found.append(Row(at, roles, state_at(whole.lock, end), counts, silent * SLOT_S, marks))
@@ -169,9 +173,9 @@ def _spans(changes: Sequence[tuple[float, str]], begun: float, length: float) ->
     return tuple(span for span in spans if _length(span) > 0)
 
 
-def _gap(moments: Sequence[float], length: float) -> Span | None:
-    """Return the longest time between two acknowledgements, the time after the last one included."""
-    ends = [*moments, length]
+def _gap(moments: Sequence[float], stopped: Sequence[float]) -> Span | None:
+    """Return the longest time between two acknowledgements, or after the last one until the client stopped."""
+    ends = [*moments, *stopped]
     pairs = [(late - early, early, late) for early, late in pairwise(ends)]
     if not moments or not pairs:
         return None

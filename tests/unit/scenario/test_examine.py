@@ -51,7 +51,9 @@ def test_a_healthy_pair_is_read_as_one(lab: FakeLab, place: Place) -> None:
 def test_a_node_that_is_gone_is_unknown(lab: FakeLab, place: Place) -> None:
     lab.nodes["n2"].power_off()
     lab.nodes["third"].says["*cgi-bin/read*"] = 1
-    found = examine.facts(lab, place, baseline=(), impairments=None)
+    told: list[str] = []
+    found = examine.facts(lab, place, baseline=(), impairments=None, tell=told.append)
+    assert told == ["n2: n2 is off"]
     assert found.nodes["n2"] == NodeFacts()
     assert found.lines is None
     assert invariants.heals((), found, Expectation()).outcome is Outcome.UNKNOWN

@@ -51,6 +51,12 @@ def test_rows_show_roles_lock_acknowledgements_and_the_growing_gap() -> None:
     assert "SOLO n2" in str(rows[28]) and "▂▂▂▂▂" in str(rows[28])
 
 
+def test_silence_after_the_client_stopped_is_no_gap() -> None:
+    story = Story().write(1.0, 0).write(2.0, 1).add(2.5, "client", "stop").add(9.0, "scenario", "end")
+    assert timeline.text(story.told())[-1] == "longest gap: 1.00 s, from 1.01 s to 2.01 s"
+    assert timeline.rows(story.told())[-1].gap_s == 0.0
+
+
 def test_a_frozen_primary_is_shown_as_such() -> None:
     story = Story().add(3.0, "n1", "drbd", object="resource", role="Primary", suspended="fencing").write(5.0, 1)
     assert [span.state for span in timeline.timeline(story.told()).roles["n1"]] == ["Primary", "frozen"]
