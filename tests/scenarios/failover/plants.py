@@ -53,16 +53,18 @@ def stale_writer(scene: Scene, node: str) -> None:
 
 
 def broken_fence_handler(scene: Scene, node: str) -> None:
-    """Let the fence-peer handler fail at once, and nobody win the lock afterwards."""
+    """Let the fence-peer handler fail at once, while the agent, which would win the lock later, hangs."""
     path = "/usr/lib/hapair/fence-peer"
     there = scene.lab.nodes[node]
     there.run(["rm", "-f", path], limit_s=LIMIT_S)
     there.put(b"#!/bin/sh\n# Planted.\nexit 1\n", path, 0o755)
+    there.run(["systemctl", "kill", "--kill-who=main", "--signal=STOP", "hapair-agent.service"], limit_s=LIMIT_S)
 
 
 def impostor(scene: Scene, node: str) -> None:
     """Let a node answer ARP for the container's address, as a forgotten proxy entry would."""
-    scene.lab.nodes[node].run(["ip", "address", "add", f"{scene.place.address}/32", "dev", "lo"], limit_s=LIMIT_S)
+    address = f"{scene.place.address}/32"
+    scene.lab.nodes[node].run(["ip", "address", "add", address, "dev", scene.place.lan], limit_s=LIMIT_S)
 
 
 def no_hand_over(scene: Scene, node: str) -> None:

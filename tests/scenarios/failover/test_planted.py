@@ -29,7 +29,7 @@ def test_planted_stale_node(scene: Scene) -> None:
 
 @pytest.mark.planted("I6", "I10")
 def test_planted_broken_fence_handler(scene: Scene) -> None:
-    """Scenario 24, and the active node's fence-peer handler fails: it stays frozen, and removes itself."""
+    """Scenario 24, and the active node's fence-peer handler fails while its agent hangs: it stays frozen too long."""
     plants.broken_fence_handler(scene, scene.roles()[0])
     power_loss_standby(scene)
 
