@@ -10,8 +10,10 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -104,6 +106,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(TEST_LIMIT_S, func_only=True))
 
 
+def uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
+    """Let the user see what is printed, and type, while the context lasts: making a kernel takes minutes."""
+    manager = config.pluginmanager.getplugin("capturemanager")
+    return cast(AbstractContextManager[None], manager.global_and_fixture_disabled())
+
+
 @pytest.fixture(scope="session")
 def run(request: pytest.FixtureRequest) -> Run:
     """This session's run."""
@@ -117,7 +125,7 @@ def rig(request: pytest.FixtureRequest, run: Run, artifacts: Artifacts) -> Itera
     `artifacts` (kernel and image, made or fetched) is a fixture of the tests' own conftest.
     """
     name = request.config.getoption("--lab")
-    with log.steps(f"Bringing up the pair ({run.provider})") as progress:
+    with uncaptured(request.config), log.steps(f"Bringing up the pair ({run.provider})") as progress:
         up = pair.bring_up(name, load_site(), artifacts, progress, seed_number=run.seed)
 
     yield Rig(up, lambda: pair.reset(up, log.silent()))
@@ -164,8 +172,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return True
     text = f"{drawn.explanation()}\nkept in {scene.folder}\nrepeat: {repeat(pyfuncitem, run)}"
     if pyfuncitem.config.getoption("--shell-on-failure"):
-        manager = pyfuncitem.config.pluginmanager.getplugin("capturemanager")
-        with manager.global_and_fixture_disabled():
+        with uncaptured(pyfuncitem.config):
             shell.drop(scene.lab, text)
     if failure is not None:
         pyfuncitem.add_report_section("call", "hapair", text)

@@ -7,12 +7,13 @@ import pytest
 from lab import artifacts as made
 from lab import log
 from lab.providers.plan import Artifacts
+from lab.scenario.plugin import uncaptured
 
 pytest_plugins = ["lab.scenario.plugin"]
 
 
 @pytest.fixture(scope="session")
-def artifacts() -> Artifacts:
+def artifacts(request: pytest.FixtureRequest) -> Artifacts:
     """Kernel and image, from the cache or made now."""
-    with log.steps("Kernel and image") as progress:
-        return made.ensure(progress, None)
+    with uncaptured(request.config), log.steps("Kernel and image") as progress:
+        return made.ensure(progress)
