@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CONNECT_S = 15.0
 SILENCE_S = 30.0  # without a single byte, after which a server is given up
 ATTEMPTS = 3  # of one download; the later ones go on where the last one broke off
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 64 << 10  # a chunk that breaks off half-way is lost
 
 
 @dataclass(frozen=True)

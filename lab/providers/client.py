@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -315,6 +316,10 @@ def start(plan: LabPlan, folder: Path) -> UmlLab:
         try:
             wait_until(f"the supervisor of lab {plan.name} answers", answers, Deadline.after(START_LIMIT_S))
         except BaseException:
+            # Politely first: it knows best what it has made so far.
+            proc.kill_group(child, signal.SIGTERM)
+            with contextlib.suppress(Exception):
+                child.wait(STOP_LIMIT_S)
             proc.kill_group(child)
             child.wait()
             clean_up(folder)

@@ -48,6 +48,7 @@ UNITS = PurePosixPath("etc/systemd/system")
 GENERATORS = PurePosixPath("etc/systemd/system-generators")
 # 16 MiB are plenty for a root that hardly writes; everything is initialised now instead of in each node's overlay.
 MKE2FS = "mke2fs -q -F -t ext4 -m 0 -J size=16 -E lazy_itable_init=0,lazy_journal_init=0"
+NO_NAMESPACES = ("unable to pick chroot mode", "unshare")  # what mmdebstrap says when it finds no way to be root
 UNREACHABLE = ("Failed to fetch", "Could not resolve", "Could not connect", "Some index files failed")
 
 
@@ -335,7 +336,7 @@ def _run(argv: list[str], temporary: Path, fds: tuple[int, ...], step: Step) -> 
             "no Debian mirror answers:\n    " + "\n    ".join(failed[:3]),
             f"connect this machine, or name a mirror of Debian {SUITE} in its apt sources",
         )
-    if os.geteuid() and "unshare" in text:
+    if os.geteuid() and any(sign in text for sign in NO_NAMESPACES):
         raise HostLacks(
             "this user may not make user namespaces, which building the root image needs",
             "build it as root, or allow them (package uidmap, lines in /etc/subuid and /etc/subgid), "

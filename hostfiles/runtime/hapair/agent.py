@@ -27,7 +27,7 @@ from hapair.executor import Executor
 from hapair.fence.site import fence_of
 from hapair.guards import Guards
 from hapair.lock import LockRecord
-from hapair.memory import Memory, Wish, answered, begin, wished
+from hapair.memory import Memory, Wish, answered, begin, settled, wished
 from hapair.paths import Paths
 from hapair.removal import Remover
 from hapair.server import Request, Server
@@ -268,7 +268,8 @@ class Agent:
         request, name = unit.request, unit.resource.name
         if request is None:
             return
-        if policy.granted(seen, unit.memory, request.wish):
+        granted = policy.granted(seen, unit.memory, request.wish)
+        if granted:
             request.finish(name, ok=True, text=f"{name}: {request.wish.value} done")
         elif now >= request.due:
             request.finish(name, ok=False, text=f"{name}: gave up after {request.limit_s:g} s: {unit.memory.waiting}")
@@ -276,7 +277,7 @@ class Agent:
             request.progress(f"{name}: {unit.memory.waiting}" if unit.memory.waiting else "")
             return
         unit.request = None
-        unit.memory = wished(unit.memory, None, now)
+        unit.memory = settled(unit.memory, granted=granted)
 
     def _kernel(self, name: str) -> tuple[Kernel | None, bool]:
         """Return the resource's state and whether it can be relied on; /proc/drbd stands in for a lost stream."""

@@ -54,7 +54,6 @@ class Memory:
         handed_over: the lock was handed to the peer; this node must not serve until it was promoted anew.
         half_stopped: a demotion ran out of time; the text says where.
         left: the resource is down because of a wish to leave.
-        brought_up: `drbdadm adjust` has succeeded since the agent's start.
         retry_at, services_retry_at, reconnect_at: nothing of that kind before this moment.
         rule, waiting, waiting_since: what the policy does or waits for, for people.
         wake_at: when to look again even if nothing happens; None: only events matter.
@@ -78,7 +77,6 @@ class Memory:
     handed_over: bool = False
     half_stopped: str = ""
     left: bool = False
-    brought_up: bool = False
     retry_at: float = 0.0
     services_retry_at: float = 0.0
     reconnect_at: float = 0.0
@@ -147,7 +145,7 @@ def answered(memory: Memory, outcome: Outcome, site: Settings, now: float) -> Me
 def _done(memory: Memory, kind: Kind, now: float) -> Memory:
     memory = replace(memory, retry_at=0.0)
     if kind is Kind.UP:
-        memory = replace(memory, brought_up=True, left=False)
+        memory = replace(memory, left=False)
     elif kind is Kind.PROMOTE:
         memory = replace(memory, handed_over=False, takeover=False)
     elif kind is Kind.HAND_OVER:
@@ -155,7 +153,8 @@ def _done(memory: Memory, kind: Kind, now: float) -> Memory:
     elif kind is Kind.DEMOTE:
         memory = replace(memory, demoted_at=now, handed_over=False, paused=False)
     elif kind is Kind.DOWN:
-        memory = replace(memory, left=memory.wish is Wish.LEAVE, brought_up=False)
+        # Only a departure takes DRBD down. The resource may be gone, and the wish granted, before this outcome comes.
+        memory = replace(memory, left=True)
     elif kind is Kind.RECONNECT:
         memory = replace(memory, reconnect_at=now + RECONNECT_S)
     return memory
@@ -170,18 +169,25 @@ def _pause(memory: Memory, kind: Kind, verdict: Verdict, site: Settings) -> floa
     return RETRY_S if verdict is Verdict.FAILED else site.times.watch_s
 
 
-def wished(memory: Memory, wish: Wish | None, now: float) -> Memory:
-    """Return the memory after a request came (or ended, with None).
+def wished(memory: Memory, wish: Wish, now: float) -> Memory:
+    """Return the memory after a request came.
 
     `secondary` holds this node back from the first moment: the demotion's own event may come before its outcome.
     """
     memory = replace(memory, wish=wish, wish_at=now, retry_at=0.0)
     if wish is Wish.SECONDARY:
         return replace(memory, held=True)
-    if wish is None and memory.role is Role.PRIMARY:
-        return replace(memory, held=False)
     if wish is Wish.PRIMARY:
         return replace(memory, held=False, paused=False, services_retry_at=0.0)
     if wish is Wish.SUSPEND:
         return replace(memory, paused=True)
     return memory
+
+
+def settled(memory: Memory, *, granted: bool) -> Memory:
+    """Return the memory after a request ended; one that was given up leaves nothing behind."""
+    if not granted and memory.wish is Wish.SECONDARY:
+        memory = replace(memory, held=False)
+    if not granted and memory.wish is Wish.SUSPEND:
+        memory = replace(memory, paused=False)
+    return replace(memory, wish=None, retry_at=0.0)

@@ -68,7 +68,7 @@ def refusal(site: Settings, seen: Observation, memory: Memory, wish: Wish) -> st
 def granted(seen: Observation, memory: Memory, wish: Wish) -> bool:
     """True once everything that `wish` asked for is so."""
     if wish is Wish.LEAVE:
-        return memory.left or (seen.complete and seen.kernel is None)
+        return memory.left
     stopped = not seen.mounted and seen.lxd_active is False and not seen.services_busy
     role = seen.kernel.role if seen.kernel is not None else Role.SECONDARY
     if wish is Wish.PRIMARY:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,10 +19,10 @@ SHELL = [BUSYBOX, "sh"] if BUSYBOX else ["sh"]
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def ask(program: str, acks: Path, query: str = "") -> tuple[str, str]:
-    """Run a CGI program; return the status that a browser would see, and the body."""
-    env: Mapping[str, str] = {"QUERY_STRING": query, "ACKS": str(acks)}
-    done = proc.run([*SHELL, CGI / program], limit_s=20, env=env)
+def ask(program: str, acks: Path, query: str = "", under: Sequence[str] = ()) -> tuple[str, str]:
+    """Run a CGI program `under` another command; return the status that a browser would see, and the body."""
+    env = {"QUERY_STRING": query, "ACKS": str(acks)}
+    done = proc.run([*under, *SHELL, CGI / program], limit_s=20, env=env)
     head, _, body = done.stdout.decode().partition("\r\n\r\n")
     fields = dict(line.split(": ", 1) for line in head.split("\r\n"))
     return fields.get("Status", "200 OK"), body
@@ -59,8 +59,15 @@ def test_a_missing_file_is_never_made_nor_acknowledged(tmp_path: Path) -> None:
 
 
 @pytest.mark.spawns
+def test_a_write_that_fails_is_not_acknowledged(acks: Path) -> None:
+    full = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh"]  # no file may grow
+    assert ask("write", acks, "1-abc", under=full)[0] == "500 Internal Server Error"
+    assert acks.read_bytes() == b""
+
+
+@pytest.mark.spawns
 @pytest.mark.skipif(BUSYBOX is not None, reason="busybox takes its own dd before the one on PATH")
-def test_a_write_that_fails_is_not_acknowledged(acks: Path, fakes: Fakes) -> None:
+def test_an_fsync_that_fails_is_not_acknowledged(acks: Path, fakes: Fakes) -> None:
     fakes.add("dd", code=1)
     assert ask("write", acks, "1-abc")[0] == "500 Internal Server Error"
     assert [call[1:] for call in fakes.calls("dd")] == [[f"of={acks}", "oflag=append", "conv=notrunc,fsync"]]
