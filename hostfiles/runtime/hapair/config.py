@@ -96,13 +96,13 @@ def load(path: Path) -> Config:
 
 def _config(data: dict[str, Any]) -> Config:
     top = _keys("", data, ("pair", "node", "peer", "nodes", "store", "times", "resources"))
-    node, peer = top["node"], top["peer"]
+    node, peer = str(top["node"]), str(top["peer"])
+    if node == peer:
+        raise ValueError("node and peer are the same")
     members = {
         name: Member(**_keys(f"nodes.{name}.", given, ("uuid", "crossover", "lan")))
-        for name, given in top["nodes"].items()
+        for name, given in _keys("nodes.", top["nodes"], (node, peer)).items()
     }
-    if node == peer or set(members) != {node, peer}:
-        raise ValueError(f"nodes: must be exactly {node!r} and {peer!r}")
     if members[node].uuid == members[peer].uuid:
         raise ValueError("nodes: both have the same uuid")
     times = _keys("times.", top["times"], ("selffence_s", "grace_s", "watch_s", "stop_s", "start_s"))
@@ -115,7 +115,7 @@ def _config(data: dict[str, Any]) -> Config:
         other=members[peer],
         store=Store(str(store["url"]), float(store["timeout_s"])),
         times=Times(**{name: float(value) for name, value in times.items()}),
-        resources={name: _resource(name, given) for name, given in top["resources"].items()},
+        resources={name: _resource(name, given) for name, given in dict(top["resources"]).items()},
     )
 
 

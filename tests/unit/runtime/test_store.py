@@ -1,0 +1,152 @@
+"""The reference store and its client, over real HTTP; the client also against servers that misbehave."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from hapair import store
+from hapair.fence.base import Found, Written
+from hapair.fence.http import HttpStore
+
+
+def ask(url: str, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"") -> tuple[int, str]:
+    parts = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=5)
+    try:
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, answer.getheader("ETag", "")
+    finally:
+        connection.close()
+
+
+def test_conditions(store_url: str) -> None:
+    path = "/v1/locks/example-r0"
+    assert ask(store_url, "GET", path)[0] == 404
+    assert ask(store_url, "PUT", path, body=b"x")[0] == 428
+    status, tag = ask(store_url, "PUT", path, {"If-None-Match": "*"}, b"one")
+    assert (status, bool(tag)) == (201, True)
+    assert ask(store_url, "GET", path) == (200, tag)
+    assert ask(store_url, "PUT", path, {"If-None-Match": "*"}, b"two")[0] == 412
+    assert ask(store_url, "PUT", path, {"If-Match": '"other"'}, b"two")[0] == 412
+    status, newer = ask(store_url, "PUT", path, {"If-Match": tag}, b"two")
+    assert status == 200
+    assert newer != tag
+    assert ask(store_url, "PUT", path, {"If-Match": tag}, b"three")[0] == 412
+
+
+def test_nothing_can_be_deleted(store_url: str) -> None:
+    assert ask(store_url, "DELETE", "/v1/locks/example-r0")[0] == 501
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/locks/", "/v1/locks/../x", "/v1/locks/%2e%2e%2fx", "/v1/locks/.hidden"])
+def test_other_names_do_not_exist(store_url: str, path: str) -> None:
+    assert ask(store_url, "GET", path)[0] == 404
+    assert ask(store_url, "PUT", path, {"If-None-Match": "*"}, b"x")[0] == 404
+
+
+def test_a_body_that_is_too_large_is_refused(store_url: str) -> None:
+    assert ask(store_url, "PUT", "/v1/locks/x", {"If-None-Match": "*"}, b"x" * 20000)[0] == 400
+
+
+def test_the_state_outlives_the_server(tmp_path: Path) -> None:
+    first = store.LockStore(tmp_path)
+    _, tag = first.put("a", b"body", None, "*", "127.0.0.1")
+    assert store.LockStore(tmp_path).get("a", "127.0.0.1") == (200, b"body", tag)
+
+
+def test_the_log_tells_every_request(tmp_path: Path) -> None:
+    made = store.LockStore(tmp_path)
+    lock = {"state": "SHARED", "owner": "a", "epoch": 1, "writer": "a", "attempt_id": "x"}
+    made.put("a", json.dumps(lock).encode(), None, "*", "192.0.2.11")
+    made.put("a", b"junk", '"stale"', None, "192.0.2.12")
+    log = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
+    assert [(line["client"], line["method"], line["status"]) for line in log] == [
+        ("192.0.2.11", "PUT", 201),
+        ("192.0.2.12", "PUT", 412),
+    ]
+    assert log[0]["before"] is None
+    assert log[0]["after"] == log[1]["before"] == log[1]["after"] == lock
+
+
+def test_the_client_reads_and_writes(store_url: str) -> None:
+    client = HttpStore(store_url)
+    assert client.read("a", 1.0).found is Found.MISSING
+    assert client.write("a", b"one", None, 1.0).written is Written.YES
+    seen = client.read("a", 1.0)
+    assert (seen.found, seen.body) == (Found.OBJECT, b"one")
+    assert client.write("a", b"two", '"other"', 1.0).written is Written.CONFLICT
+    assert client.write("a", b"two", seen.tag, 1.0).written is Written.YES
+
+
+class Rude(BaseHTTPRequestHandler):
+    """Answers every request with the status and headers in the path: /v1/locks/500 …"""
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        name = self.path.rsplit("/", 1)[1]
+        if name == "weak":
+            self.send_response(200)
+            self.send_header("ETag", 'W/"x"')
+        else:
+            self.send_response(int(name))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+    do_GET = do_PUT = answer
+
+
+@pytest.fixture
+def rude_url() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Rude)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("name", ["500", "503", "429", "401", "403", "200", "weak", "302"])
+def test_no_other_answer_counts_as_a_reading(rude_url: str, name: str) -> None:
+    assert HttpStore(rude_url).read(name, 1.0).found is Found.UNAVAILABLE
+
+
+@pytest.mark.parametrize("name", ["500", "503", "429", "401", "428", "302", "404"])
+def test_no_other_answer_counts_as_a_clear_write(rude_url: str, name: str) -> None:
+    assert HttpStore(rude_url).write(name, b"x", '"t"', 1.0).written is Written.UNCLEAR
+
+
+def test_409_is_a_conflict(rude_url: str) -> None:
+    assert HttpStore(rude_url).write("409", b"x", '"t"', 1.0).written is Written.CONFLICT
+
+
+def test_a_silent_store_is_unavailable_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = HttpStore(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        assert client.read("a", 0.1).found is Found.UNAVAILABLE
+        assert client.write("a", b"x", None, 0.1).written is Written.UNCLEAR
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert HttpStore(f"http://127.0.0.1:{port}").read("a", 1.0).found is Found.UNAVAILABLE
+
+
+@pytest.mark.parametrize("url", ["", "192.0.2.20:8440", "ftp://x/", "http://"])
+def test_a_bad_address_is_told_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match="HOST"):
+        HttpStore(url)
