@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, Callable
 
 from hapair import notify, policy, proc
-from hapair.actions import SERVICE_KINDS, Action, Kind, Outcome, Verdict
+from hapair.actions import LOCK_KINDS, SERVICE_KINDS, Action, Kind, Outcome, Verdict
 from hapair.arp import announce
 from hapair.config import Config, Resource
 from hapair.decisions import DecisionLog
@@ -26,7 +26,6 @@ from hapair.events import BadLine, World, apply, parse
 from hapair.executor import Executor
 from hapair.fence.site import fence_of
 from hapair.guards import Guards
-from hapair.lock import LockRecord
 from hapair.memory import Memory, Wish, answered, begin, settled, wished
 from hapair.paths import Paths
 from hapair.removal import Remover
@@ -88,7 +87,7 @@ class Unit:
         self.request: Request | None = None
         self.kernel: Kernel | None = None
         self._post = post
-        self._lock_logged: LockRecord | None = None
+        self._said: tuple[object, ...] = ()
         executor = Executor(resource.name, self.fence, self.guards, self.services, paths)
         self.control = Lane(f"{resource.name}-control", executor, self._told, self._control_idle)
         self.serving = Lane(f"{resource.name}-services", executor, self._told, self._services_idle)
@@ -121,9 +120,14 @@ class Unit:
         """Log an outcome (in the lane's thread) and have it remembered."""
         self._post(lambda: self._remember(outcome))
         action = outcome.action
-        if action.kind is Kind.READ_LOCK and outcome.record is not None and outcome.record == self._lock_logged:
+        if action.rule == "F8":
+            # A peer that was paused or cut off may have answered for our addresses meanwhile: neighbours forget that.
+            self._announce_once()
+        said = (action.kind, outcome.verdict, outcome.text, outcome.record)
+        if action.kind in LOCK_KINDS and said == self._said:
+            # A lock that is watched, or waited for, every T_watch is told once.
             return
-        self._lock_logged = outcome.record
+        self._said = said
         self.log.add(
             self.resource.name,
             rule=action.rule,
@@ -153,13 +157,15 @@ class Unit:
 
     def _announce(self) -> None:
         for _ in range(ANNOUNCEMENTS):
-            kernel = self.kernel
-            if kernel is None or kernel.role is not Role.PRIMARY or not self.lxd_active:
-                return
-            with contextlib.suppress(OSError):
-                announce(self.resource.lan_interface, self.resource.addresses)
+            self._announce_once()
             # Repeated on purpose: nothing tells when a container is up, nor that a neighbour has heard.
             time.sleep(ANNOUNCE_PAUSE_S)
+
+    def _announce_once(self) -> None:
+        """Announce the addresses, if this node serves; never otherwise (I5)."""
+        if self.kernel is not None and self.kernel.role is Role.PRIMARY and self.lxd_active:
+            with contextlib.suppress(OSError):
+                announce(self.resource.lan_interface, self.resource.addresses)
 
 
 class Agent:

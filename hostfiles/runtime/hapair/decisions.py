@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import sys
 import threading
@@ -19,12 +20,22 @@ class DecisionLog:
 
     def __init__(self, path: Path, *, journal: bool = True) -> None:
         self._path, self._journal = path, journal
-        self._lines: queue.Queue[str] = queue.Queue()
+        self._lines: queue.Queue[tuple[str, bool]] = queue.Queue()
         self._thread = threading.Thread(target=self._write, name=path.name, daemon=True)
         self._thread.start()
 
-    def add(self, resource: str, *, rule: str, action: str, outcome: str, why: str, took_s: float = 0.0) -> None:
-        """Log one action of one rule, and how it ended."""
+    def add(
+        self,
+        resource: str,
+        *,
+        rule: str,
+        action: str,
+        outcome: str,
+        why: str,
+        took_s: float = 0.0,
+        durable: bool = False,
+    ) -> None:
+        """Log one action of one rule, and how it ended; `durable`: also wait for the disk, in the writer's thread."""
         entry = {
             "t": round(time.time(), 6),
             "resource": resource,
@@ -34,11 +45,11 @@ class DecisionLog:
             "why": why,
             "took_s": round(took_s, 4),
         }
-        self.line(json.dumps(entry))
+        self.line(json.dumps(entry), durable=durable)
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, *, durable: bool = False) -> None:
         """Log a line as it is (the kernel's events use this)."""
-        self._lines.put(text)
+        self._lines.put((text, durable))
 
     def drain(self, limit_s: float) -> None:
         """Wait until everything so far is written, but not longer than `limit_s`."""
@@ -49,8 +60,8 @@ class DecisionLog:
 
     def _write(self) -> None:
         while True:
-            line = self._lines.get()
-            if self._journal:
+            line, durable = self._lines.get()
+            if self._journal and sys.stderr is not None:
                 with contextlib.suppress(OSError, ValueError):
                     sys.stderr.write(f"{line}\n")
                     sys.stderr.flush()
@@ -58,4 +69,7 @@ class DecisionLog:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with self._path.open("a") as log:
                     log.write(f"{line}\n")
+                    if durable:
+                        log.flush()
+                        os.fsync(log.fileno())
             self._lines.task_done()

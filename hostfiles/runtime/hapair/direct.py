@@ -22,7 +22,7 @@ DONE, FAILED = 0, 1
 def run(name: str, resource: str, began: float, paths: Paths | None = None) -> int:
     """Run a handler here; `began` is when the kernel's call arrived (monotonic seconds)."""
     paths = paths or Paths()
-    log = DecisionLog(paths.decisions)
+    log = DecisionLog(paths.decisions, journal=False)
     remover = Remover(paths, log)
     if name == "fence-peer":
         return _fence(resource, began, paths, log, remover)

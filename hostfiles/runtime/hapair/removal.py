@@ -28,7 +28,7 @@ class Remover:
 
     def remove(self, resource: str, rule: str, why: str) -> None:
         """Restart this machine now. Returns only where the trigger does nothing (tests, containers)."""
-        self._log.add(resource, rule=rule, action="remove this node", outcome="now", why=why)
+        self._log.add(resource, rule=rule, action="remove this node", outcome="now", why=why, durable=True)
         self._log.drain(LOG_LIMIT_S)
         with contextlib.suppress(OSError):
             os.write(self._fd, b"b")

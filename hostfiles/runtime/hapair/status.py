@@ -81,7 +81,9 @@ def text(status: dict[str, Any]) -> str:
         if lock["state"] == "unknown":
             lines.append(f"  lock: unknown ({lock['why']})")
         else:
-            lines.append(f"  lock: {lock['state']} {lock['owner']}, epoch {lock['epoch']}")
+            lines.append(
+                f"  lock: {lock['state']} {lock['owner']}, epoch {lock['epoch']} (read {lock['read_s_ago']:g} s ago)"
+            )
         services = "running" if one["mounted"] and one["lxd_active"] else "stopped"
         lines.append(
             f"  services: {services}" + (f"; I/O suspended ({', '.join(one['suspended'])})" if one["suspended"] else "")
