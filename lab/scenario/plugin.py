@@ -10,10 +10,8 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -24,6 +22,7 @@ from lab.paths import PROJECT
 from lab.providers import pair
 from lab.providers.plan import Artifacts
 from lab.scenario import shell
+from lab.scenario.capture import uncaptured
 from lab.scenario.report import Report, Result
 from lab.scenario.scene import Pair, Scene
 from lab.scenario.verdict import Outcome
@@ -104,12 +103,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TEST_LIMIT_S, func_only=True))
-
-
-def uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
-    """Let the user see what is printed, and type, while the context lasts: making a kernel takes minutes."""
-    manager = config.pluginmanager.getplugin("capturemanager")
-    return cast(AbstractContextManager[None], manager.global_and_fixture_disabled())
 
 
 @pytest.fixture(scope="session")

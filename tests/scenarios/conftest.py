@@ -7,7 +7,7 @@ import pytest
 from lab import artifacts as made
 from lab import log
 from lab.providers.plan import Artifacts
-from lab.scenario.plugin import uncaptured
+from lab.scenario.capture import uncaptured
 
 pytest_plugins = ["lab.scenario.plugin"]
 
