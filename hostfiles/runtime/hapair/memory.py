@@ -56,6 +56,7 @@ class Memory:
         handed_over: the lock was handed to the peer; this node must not serve until it was promoted anew.
         half_stopped: a demotion ran out of time; the text says where.
         left: the resource is down because of a wish to leave.
+        half_up: `drbdadm adjust` failed, so that the resource may be there without its disk or connection.
         retry_at, services_retry_at, reconnect_at: nothing of that kind before this moment.
         rule, waiting, waiting_since: what the policy does or waits for, for people.
         wake_at: when to look again even if nothing happens; None: only events matter.
@@ -79,6 +80,7 @@ class Memory:
     handed_over: bool = False
     half_stopped: str = ""
     left: bool = False
+    half_up: bool = False
     retry_at: float = 0.0
     services_retry_at: float = 0.0
     reconnect_at: float = 0.0
@@ -141,6 +143,8 @@ def answered(memory: Memory, outcome: Outcome, site: Settings, now: float) -> Me
         return replace(memory, half_stopped=outcome.text or "drbdadm secondary failed")
     if kind is Kind.RECONNECT:
         return replace(memory, reconnect_at=now + RECONNECT_S)
+    if kind is Kind.UP:
+        memory = replace(memory, half_up=True)
     return replace(memory, retry_at=now + _pause(memory, kind, verdict, site))
 
 
@@ -149,7 +153,7 @@ def _done(before: Memory, kind: Kind, now: float) -> Memory:
         return before
     memory = replace(before, retry_at=0.0 if kind in LOCK_KINDS else now + EVENT_LAG_S)
     if kind is Kind.UP:
-        memory = replace(memory, left=False, reconnect_at=now + RECONNECT_S)
+        memory = replace(memory, left=False, half_up=False, reconnect_at=now + RECONNECT_S)
     elif kind is Kind.PROMOTE:
         memory = replace(memory, handed_over=False, takeover=False)
     elif kind is Kind.HAND_OVER:

@@ -150,6 +150,16 @@ def take_lock(look: Look) -> Reaction | None:
     return Reaction("F3", "Primary without a current peer", steps)
 
 
+def bring_up(look: Look) -> Reaction | None:
+    """A disk may come late at boot: what `drbdadm adjust` could not do is tried again, or there is no standby."""
+    memory = look.memory
+    if not memory.half_up or memory.wish is Wish.LEAVE:
+        return None
+    if look.now < memory.retry_at:
+        return Reaction("up", "tries again to bring DRBD up", wake_at=memory.retry_at)
+    return Reaction("up", "DRBD is up in part", ((Kind.UP, DRBD_LIMIT_S),))
+
+
 def resume_io(look: Look) -> Reaction | None:
     """F2, F3. The kernel never asks a failed handler again, so a lock that is won later resumes I/O by hand.
 
@@ -398,6 +408,7 @@ CONTROL: tuple[Rule, ...] = (
     take_lock,
     resume_io,
     without_local_disk,
+    bring_up,
     demote,
     leave,
     promote,

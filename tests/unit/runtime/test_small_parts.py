@@ -68,6 +68,7 @@ def test_a_command_that_hangs_is_given_up() -> None:
     assert "no end after 0.1 s" in done.output
 
 
+@pytest.mark.spawns
 def test_a_command_that_is_missing() -> None:
     assert proc.run(["/nonexistent/drbdadm"], 1.0).code == 127
 

@@ -12,7 +12,8 @@ from hapair.actions import Kind
 from hapair.guards import Guards
 from hapair.memory import Wish
 
-from .world import Broken, World
+from .model_store import Broken
+from .world import World
 
 WALKS = 25
 """Random walks of one test run; the model checker of a later issue explores further."""

@@ -1,0 +1,310 @@
+"""The pair as a whole: from nothing to a container that answers, and back."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import paths
+from lab.deadline import Deadline, wait_until
+from lab.errors import BadInput, HapairError, HostLacks, TimedOut
+from lab.hosts.render import render_all
+from lab.hosts.site import Site
+from lab.log import Steps
+from lab.proc import CommandFailed
+from lab.providers import client, memory, seed
+from lab.providers.base import CLEAN, Lab, LabPlan, Node
+from lab.providers.client import UmlLab, UmlNode
+from lab.providers.plan import Artifacts, make_plan
+from lab.providers.provision import ANSWERS, boot_id, power_down
+from lab.providers.supervisor import PLAN
+
+SERVING_S = 90.0
+FREE_BYTES = 2 << 30
+"""What a lab's overlays and disks may grow to while scenarios run."""
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+INPUTS = "inputs.json"
+"""In a lab's folder: what it was made of, so that a second `lab.up` knows its own."""
+
+DOWN = "down"
+"""In a lab's folder: the nodes were shut down cleanly, and may be started again from their disks."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A running lab and the site that it follows."""
+
+    lab: UmlLab
+    site: Site
+
+    def node(self, name: str) -> UmlNode:
+        """Return a node by its name.
+
+        Raises:
+            BadInput: the lab has no such node.
+        """
+        if name not in self.lab.nodes:
+            raise BadInput(f"the lab has no node {name!r}", f"name one of {', '.join(self.lab.nodes)}")
+        return self.lab.nodes[name]
+
+    def serving(self) -> str | None:
+        """Return the node whose container answers the third node just now, or None."""
+        return self._serving(within_s=1)
+
+    def wait_serving(self, deadline: Deadline) -> str:
+        """Wait until every container answers the third node; return the node that serves the first of them.
+
+        Raises:
+            TimedOut: one did not; the text says what the nodes themselves report.
+        """
+        node = self._serving(within_s=deadline.left_s)
+        if node is None:
+            raise TimedOut(f"the container does not answer; {self._reports()}", "invoke lab.logs shows the journals")
+        return node
+
+    def switchover(self, resource: str, deadline: Deadline) -> str:
+        """Move a resource to the other node, as an administrator does; return the node that serves then.
+
+        Raises:
+            CommandFailed: the active node refused.
+            TimedOut: the other did not take over.
+        """
+        active = self.wait_serving(deadline)
+        self.lab.nodes[active].run([resource, "secondary"], limit_s=deadline.left_s)
+        return wait_until("the other node serves", lambda: self._other_than(active), deadline)
+
+    def _other_than(self, node: str) -> str | None:
+        found = self.serving()
+        return found if found != node else None
+
+    def _serving(self, within_s: float) -> str | None:
+        deadline = Deadline.after(within_s)
+        answer = ""
+        for container in self.site.containers.values():
+            command = ["python3", "-c", ANSWERS, str(container.addresses[0])]
+            try:
+                done = self.lab.nodes["third"].run(command, limit_s=max(deadline.left_s, 0.1))
+            except (CommandFailed, TimedOut):
+                return None
+            answer = answer or done.text.strip()
+        return next((name for name in self.site.nodes if boot_id(self.lab.nodes[name]) == answer), None)
+
+    def reports(self) -> dict[str, object]:
+        """Return what `hapair status --json` says on each node of the pair; a string where it says nothing."""
+        return {name: self._report(self.lab.nodes[name]) for name in self.site.nodes}
+
+    def _report(self, node: Node) -> object:
+        if node.state() != "on":
+            return f"{node.name} is {node.state()}"
+        try:
+            said: object = json.loads(node.run(["hapair", "status", "--json"], limit_s=10).stdout)
+            return said
+        except (HapairError, ValueError) as error:
+            return str(error).splitlines()[0]
+
+    def _reports(self) -> str:
+        return json.dumps(self.reports())
+
+
+def folder_of(name: str) -> Path:
+    """Return the folder of the lab called `name`.
+
+    Raises:
+        BadInput: the name is none.
+    """
+    if not NAME.fullmatch(name):
+        raise BadInput(f"{name!r} is no name for a lab", "use up to 31 small letters, digits and dashes")
+    return paths.labs() / name
+
+
+def bring_up(name: str, site: Site, artifacts: Artifacts, progress: Steps, *, seed_number: int = 0) -> Pair:
+    """Bring a lab up until its container answers; one that runs already, made of the same, is left as it is.
+
+    Args:
+        seed_number: of the cables' random faults.
+
+    Raises:
+        BadInput: a lab of that name was made of something else, or was left behind by a run that died.
+        HostLacks: too little disk or memory.
+        HapairError: a node did not come up, or the container does not answer.
+    """
+    check_start(name, site)
+    folder = folder_of(name)
+    plan = make_plan(site, name, artifacts, seed_number)
+    trees = {node: tree.tar() for node, tree in render_all(site).items()}
+    inputs = seed.Inputs(site, trees, plan, artifacts.digests)
+    with client.locked(folder):
+        if folder.exists():
+            return _again(folder, site, inputs, progress)
+        planted = seed.ensure(inputs, progress)
+        try:
+            return _first(folder, site, inputs, planted, progress)
+        except BaseException:
+            client.destroy(folder)
+            raise
+
+
+def _first(folder: Path, site: Site, inputs: seed.Inputs, planted: Path, progress: Steps) -> Pair:
+    folder.mkdir(mode=0o700)
+    (folder / PLAN).write_text(inputs.plan.dump())
+    (folder / INPUTS).write_text(json.dumps({"key": inputs.key, "site": site.model_dump(mode="json")}))
+    with progress.step("booting three nodes", estimate_s=6) as step:
+        seed.plant(inputs.plan, planted, folder)
+        lab = client.start(inputs.plan, folder)
+        _wait_ready(lab)
+        modes = {node.mode for node in lab.status().nodes.values()}
+        step.note(f"User-Mode Linux, {'/'.join(sorted(modes))} mode")
+    pair = Pair(lab, site)
+    with progress.step("waiting for the container", estimate_s=8):
+        pair.wait_serving(Deadline.after(SERVING_S))
+    return pair
+
+
+def _again(folder: Path, site: Site, inputs: seed.Inputs, progress: Steps) -> Pair:
+    """Take up a lab that exists: running and made of the same, or cleanly down."""
+    name = folder.name
+    if json.loads((folder / INPUTS).read_text())["key"] != inputs.key:
+        raise BadInput(
+            f"the name {name!r} is in use by a lab made of another site, kernel or image",
+            f"take another --name, or remove it first: invoke lab.destroy --name {name}",
+        )
+    if client.running(folder):
+        lab = client.attach(folder)
+    else:
+        with progress.step("booting three nodes", estimate_s=6):
+            (folder / DOWN).unlink()
+            lab = client.start(inputs.plan, folder)
+            _wait_ready(lab)
+    pair = Pair(lab, site)
+    with progress.step("waiting for the container", estimate_s=8):
+        pair.wait_serving(Deadline.after(SERVING_S))
+    return pair
+
+
+def attach(name: str) -> Pair:
+    """Return the running lab called `name`.
+
+    Raises:
+        BadInput: no such lab runs; the hint says how to bring it up.
+    """
+    folder = folder_of(name)
+    if not (folder / INPUTS).exists() or not client.running(folder):
+        state = "is down" if (folder / DOWN).exists() else "does not run"
+        raise BadInput(f"the lab {name!r} {state}", f"invoke lab.up --name {name}")
+    site = Site.model_validate(json.loads((folder / INPUTS).read_text())["site"])
+    return Pair(client.attach(folder), site)
+
+
+def reset(pair: Pair, progress: Steps) -> None:
+    """Cut the power of all nodes, heal every cable, and start again from the seed's disks.
+
+    Raises:
+        HostLacks: the seed is in the cache no more.
+        HapairError: as `bring_up`.
+    """
+    lab = pair.lab
+    planted = seed.find(json.loads((lab.folder / INPUTS).read_text())["key"])
+    plan = LabPlan.load((lab.folder / PLAN).read_text())
+    with progress.step("booting three nodes", estimate_s=6):
+        _each(lab.nodes.values(), lambda node: node.power_off())
+        for link in lab.status().links:
+            lab.set_link(link.node, link.network, "both", CLEAN)
+        seed.plant(plan, planted, lab.folder)
+        _each(lab.nodes.values(), lambda node: node.power_on())
+        _wait_ready(lab)
+    with progress.step("waiting for the container", estimate_s=8):
+        pair.wait_serving(Deadline.after(SERVING_S))
+
+
+def shut_down(pair: Pair, progress: Steps) -> None:
+    """Power the nodes off as an administrator does, the standby first, and keep their disks for the next start.
+
+    Raises:
+        TimedOut: a node did not power off.
+    """
+    active = pair.serving()
+    order = sorted(pair.site.nodes, key=lambda name: name == active)
+    for name in order:
+        with progress.step(f"shutting {name} down", estimate_s=5):
+            power_down(pair.lab.nodes[name])
+    third = pair.lab.nodes["third"]
+    third.run(["sync"], limit_s=10)
+    third.power_off()
+    client.stop(pair.lab.folder)
+    (pair.lab.folder / DOWN).touch()
+
+
+def destroy(name: str) -> bool:
+    """End and remove the lab called `name`, whatever state it is in; return whether there was one."""
+    folder = folder_of(name)
+    found = folder.exists()
+    client.destroy(folder)
+    return found
+
+
+def names() -> list[str]:
+    """Return the names of all labs on this machine."""
+    if not paths.labs().is_dir():
+        return []
+    return sorted(entry.name for entry in paths.labs().iterdir() if (entry / INPUTS).exists())
+
+
+def check_start(name: str, site: Site) -> None:
+    """Refuse before anything is built or started what cannot come up.
+
+    Raises:
+        BadInput: the name is none, or that of a lab which a killed run left behind.
+        HostLacks: too little disk or memory for a lab that does not run yet.
+    """
+    folder = folder_of(name)
+    if folder.exists() and not client.running(folder) and not (folder / DOWN).exists():
+        raise BadInput(
+            f"the lab {name!r} was left behind by a run that died; its consoles and disks are in {folder}",
+            f"invoke lab.destroy --name {name}   removes it; then bring it up again",
+        )
+    if not client.running(folder):
+        _check_room(site)
+
+
+def _check_room(site: Site) -> None:
+    """Refuse to start what this machine has no room for.
+
+    Raises:
+        HostLacks: too little disk or memory.
+    """
+    folder = paths.labs()
+    folder.mkdir(parents=True, exist_ok=True)
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < FREE_BYTES:
+        raise HostLacks(
+            f"{folder} has {free_bytes >> 20} MiB free, a lab needs {FREE_BYTES >> 20}",
+            "free some, or set XDG_STATE_HOME to a folder with more room",
+        )
+    have_mb, need_mb = memory.available_bytes() >> 20, needed_memory_mb(site)
+    if have_mb < need_mb:
+        raise HostLacks(
+            f"{have_mb} MiB of memory are available, the three nodes may use {need_mb}",
+            "stop other programs, or lower lab.memory_mb in the site file",
+        )
+
+
+def needed_memory_mb(site: Site) -> int:
+    """Return what the three nodes may use together, in MiB."""
+    return len(site.nodes) * site.lab.memory_mb + site.lab.third_memory_mb
+
+
+def _wait_ready(lab: Lab) -> None:
+    deadline = Deadline.after(SERVING_S)
+    _each(lab.nodes.values(), lambda node: node.wait_ready(deadline))
+
+
+def _each(nodes: Collection[Node], act: Callable[[Node], None]) -> None:
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        for done in [pool.submit(act, node) for node in nodes]:
+            done.result()

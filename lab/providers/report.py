@@ -1,0 +1,99 @@
+"""A running lab in words and in JSON, and its logs as files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lab.errors import HapairError
+from lab.providers.base import CLEAN, LabStatus, LinkStatus
+from lab.providers.pair import Pair
+
+COMMAND_S = 20.0
+LOGS = {
+    "journal": ["journalctl", "--no-pager", "-o", "short-precise"],
+    "kernel": ["dmesg", "--time-format", "iso"],
+    "decisions.jsonl": ["cat", "/var/log/hapair/decisions.jsonl"],
+    "drbd": ["drbdadm", "status"],
+}
+STORE_LOG = "/var/lib/hapair-store/requests.jsonl"
+
+
+def as_json(pair: Pair) -> str:
+    """Return everything that is known of a lab, as one JSON object."""
+    status = dataclasses.asdict(pair.lab.status())
+    return json.dumps({**status, "serving": pair.serving(), "reports": pair.reports()}, indent=1)
+
+
+def text(pair: Pair) -> str:
+    """Return what a person wants to know of a lab."""
+    status = pair.lab.status()
+    return "\n".join(_lines(pair, status))
+
+
+def _lines(pair: Pair, status: LabStatus) -> Iterator[str]:
+    serving = pair.serving()
+    modes = "/".join(sorted({node.mode for node in status.nodes.values() if node.mode}))
+    yield f"lab {status.name}: User-Mode Linux ({modes or 'off'}), supervisor {status.pid}"
+    for name, node in status.nodes.items():
+        if name == serving:
+            containers = ", ".join(f"{c} at {spec.addresses[0]}" for c, spec in pair.site.containers.items())
+            yield f"{name:<6} {node.state}, serves {containers}"
+        else:
+            yield f"{name:<6} {node.state}{f' ({node.note})' if node.note else ''}"
+        if name in pair.site.nodes and node.state == "on":
+            yield from (f"       {line}" for line in _own_words(pair, name))
+    yield from _cables(status.links)
+    if serving is None:
+        yield "nobody serves"
+
+
+def _own_words(pair: Pair, name: str) -> list[str]:
+    try:
+        done = pair.lab.nodes[name].run(["hapair", "status"], limit_s=COMMAND_S, check=False)
+    except HapairError as error:
+        return [error.message.splitlines()[0]]
+    return (done.stdout + done.stderr).decode(errors="replace").splitlines()
+
+
+def _cables(links: Sequence[LinkStatus]) -> Iterator[str]:
+    broken = [link for link in links if link.outward != CLEAN or link.inward != CLEAN]
+    if not broken:
+        yield "cables whole"
+    for link in broken:
+        yield f"cable  {link.node}/{link.network}: out {_impaired(link, 'outward')}, in {_impaired(link, 'inward')}"
+
+
+def _impaired(link: LinkStatus, way: str) -> str:
+    impairment = getattr(link, way)
+    if not impairment.up:
+        return "cut"
+    changed = [
+        f"{field.name}={getattr(impairment, field.name)}"
+        for field in dataclasses.fields(impairment)
+        if getattr(impairment, field.name) != field.default
+    ]
+    return " ".join(changed) or "whole"
+
+
+def collect(pair: Pair, folder: Path) -> list[Path]:
+    """Write the logs of every node into a folder and return the files; what a node cannot give is left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, node in pair.lab.nodes.items():
+        console = pair.lab.folder / f"{name}.console"
+        if console.exists():
+            written.append(Path(shutil.copy(console, folder)))
+        wanted = LOGS if name in pair.site.nodes else {"store.jsonl": ["cat", STORE_LOG]}
+        for suffix, argv in wanted.items():
+            try:
+                done = node.run(argv, limit_s=COMMAND_S, check=False)
+            except HapairError:
+                continue  # off or frozen: its console is all there is
+            target = folder / f"{name}.{suffix}"
+            target.write_bytes(done.stdout)
+            written.append(target)
+    return written

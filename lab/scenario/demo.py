@@ -1,0 +1,75 @@
+"""One power loss, told live in the terminal: roles, lock, acknowledged writes, and the gap in seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lab.scenario import timeline
+from lab.scenario.report import Result, write_atomically
+from lab.scenario.scene import Pair, Scene
+
+RECOVERY_S = 40.0
+SETTLED_S = 1.0
+"""A row is told once every source has had this long to report what happened in it."""
+SEED = 1
+
+
+def run(pair: Pair, folder: Path, tell: Callable[[str], None], svg: Path | None = None) -> Result:
+    """Cut the power of the active node under acknowledged writes, and tell what happens as it happens.
+
+    Args:
+        folder: where history and logs go.
+        tell: takes one line after the other.
+        svg: where the timeline is drawn, if anywhere.
+
+    Raises:
+        HapairError: the service did not come back, or the pair did not heal.
+    """
+    scene = Scene(pair, "demo", folder, seed=SEED)
+    owners = {str(node.uuid): name for name, node in pair.site.nodes.items()}
+    scene.begin()
+    with _told(scene, owners, tell):
+        active, standby = scene.roles()
+        scene.expect(recovery_s=RECOVERY_S, failovers=1, fences=(standby,))
+        scene.wait_acks(30)
+        with scene.faults.power_loss(active, leaves=active):
+            scene.wait_ack_of(standby)
+            scene.wait_acks(40)
+        scene.wait_healed()
+    drawn = scene.finish()
+    events = scene.history.events()
+    if svg:
+        write_atomically(svg, timeline.svg(events, owners, title=f"{active} loses power under acknowledged writes"))
+    for line in timeline.text(events, owners)[-1:]:
+        tell(line)
+    tell(f"{drawn.acked} writes acknowledged, {drawn.lost} lost; verdict: {drawn.verdict.value}")
+    return drawn
+
+
+@contextlib.contextmanager
+def _told(scene: Scene, owners: dict[str, str], tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell each row of the timeline once it is settled, while the body runs."""
+    ended = threading.Event()
+    begun = time.time()
+
+    def narrate() -> None:
+        told = 0
+        while not ended.wait(timeline.ROW_S / 2):
+            settled_s = time.time() - begun - SETTLED_S
+            for row in timeline.rows(scene.history.events(), owners)[told:]:
+                if row.at_s + timeline.ROW_S > settled_s:
+                    break
+                tell(str(row))
+                told += 1
+
+    thread = threading.Thread(target=narrate, name="narrator", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

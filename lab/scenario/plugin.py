@@ -1,0 +1,220 @@
+"""The pytest plugin of the scenarios: the pair, one scene for each test, the audit after it, and what a run leaves.
+
+A scenario is a test function that takes `scene`. It passes when its own waits succeed and every invariant is valid.
+A test marked `planted("I6")` passes when exactly the named invariants are invalid.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lab import log
+from lab.errors import HapairError
+from lab.hosts.site import load_site
+from lab.paths import PROJECT
+from lab.providers import pair
+from lab.providers.plan import Artifacts
+from lab.scenario import shell
+from lab.scenario.capture import uncaptured
+from lab.scenario.report import Report, Result
+from lab.scenario.scene import Pair, Scene
+from lab.scenario.verdict import Outcome
+
+PROVIDERS = ("uml",)
+TEST_LIMIT_S = 600.0  # one scenario without its set-up; every wait inside is bounded far below
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A pair that is up, and how to make it new."""
+
+    pair: Pair
+    reset: Callable[[], None]
+
+
+class Run:
+    """One pytest session: its folder, its seed, its results so far."""
+
+    def __init__(self, provider: str, seed: int, folder: Path) -> None:
+        self.provider, self.seed, self.folder = provider, seed, folder
+        self.report = Report(folder, provider, seed)
+        self.fresh = True  # a pair that was just brought up needs no reset
+
+    def folder_of(self, name: str) -> Path:
+        """Return a new folder for one attempt at a scenario."""
+        taken = sum(1 for _ in self.folder.glob(f"{name}*"))
+        return self.folder / (f"{name}-{taken + 1}" if taken else name)
+
+
+RUN = pytest.StashKey[Run]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of a run."""
+    group = parser.getgroup("hapair", "scenarios on a real pair")
+    group.addoption("--provider", default="uml", help="what the nodes are: " + ", ".join(PROVIDERS))
+    group.addoption(
+        "--seed", type=int, default=None, help="of everything random; printed, so that a run can be repeated"
+    )
+    group.addoption("--keep", action="store_true", help="leave the lab running at the end")
+    group.addoption("--shell-on-failure", action="store_true", help="drop into the pair when a scenario fails")
+    group.addoption("--lab", default="scenarios", help="name of the lab to bring up")
+    group.addoption("--run-dir", type=Path, default=None, help="where the run is written (default out/runs/TIME)")
+    group.addoption("--switchovers", type=int, default=3, help="how many planned switchovers scenario 31 makes")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose seed and folder before anything is started."""
+    config.addinivalue_line("markers", "scenario(number): the scenario's number in the catalogue")
+    config.addinivalue_line("markers", "planted(*invariants): a planted fault that turns exactly these red")
+    provider = config.getoption("--provider")
+    if provider not in PROVIDERS:
+        raise pytest.UsageError(f"unknown provider {provider!r}; there is {', '.join(PROVIDERS)}")
+    given = config.getoption("--seed")
+    seed = given if given is not None else random.SystemRandom().randrange(1 << 31)
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    folder = config.getoption("--run-dir") or PROJECT / "out" / "runs" / stamp
+    config.stash[RUN] = Run(provider, seed, folder)
+    if config.option.xmlpath is None:
+        config.option.xmlpath = str(folder / "junit.xml")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say what repeats the run."""
+    run = config.stash[RUN]
+    return f"hapair: provider {run.provider}, seed {run.seed}, run in {run.folder}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave planted faults out unless they are asked for, and bound every scenario."""
+    asked = "planted" in (config.option.markexpr or "")
+    left = [item for item in items if item.get_closest_marker("planted") and not asked]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TEST_LIMIT_S, func_only=True))
+
+
+@pytest.fixture(scope="session")
+def run(request: pytest.FixtureRequest) -> Run:
+    """This session's run."""
+    return request.config.stash[RUN]
+
+
+@pytest.fixture(scope="session")
+def rig(request: pytest.FixtureRequest, run: Run, artifacts: Artifacts) -> Iterator[Rig]:
+    """A pair, brought up once, and destroyed at the end unless it is to be kept.
+
+    `artifacts` (kernel and image, made or fetched) is a fixture of the tests' own conftest.
+    """
+    name = request.config.getoption("--lab")
+    with uncaptured(request.config), log.steps(f"Bringing up the pair ({run.provider})") as progress:
+        up = pair.bring_up(name, load_site(), artifacts, progress, seed_number=run.seed)
+
+    yield Rig(up, lambda: pair.reset(up, log.silent()))
+    if not request.config.getoption("--keep"):
+        pair.destroy(name)
+
+
+@pytest.fixture
+def scene(request: pytest.FixtureRequest, rig: Rig, run: Run) -> Scene:
+    """A pair made new, followed, and under acknowledged writes."""
+    if not run.fresh:
+        rig.reset()
+    run.fresh = False
+    name = request.node.name.removeprefix("test_")
+    made = Scene(rig.pair, name, run.folder_of(name), seed=run.seed)
+    try:
+        made.begin()
+    except HapairError as error:
+        run.report.add(made.finish(str(error)))
+        raise
+    return made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Audit after the scenario, inside its call: a violation is its failure, not an error in a teardown."""
+    scene = pyfuncitem.funcargs.get("scene")
+    if not isinstance(scene, Scene):
+        return (yield)
+    failure: BaseException | None = None
+    try:
+        yield
+    except (Exception, pytest.fail.Exception) as error:
+        failure = error
+    run = pyfuncitem.config.stash[RUN]
+    drawn = scene.finish(f"{type(failure).__name__}: {failure}" if failure else "")
+    run.report.add(drawn)
+    pyfuncitem.user_properties += properties(drawn)
+    planted = pyfuncitem.get_closest_marker("planted")
+    if planted:
+        judge_planted(drawn, planted.args, failure)
+        return True
+    if failure is None and drawn.verdict is Outcome.VALID:
+        return True
+    text = f"{drawn.explanation()}\nkept in {scene.folder}\nrepeat: {repeat(pyfuncitem, run)}"
+    if pyfuncitem.config.getoption("--shell-on-failure"):
+        with uncaptured(pyfuncitem.config):
+            shell.drop(scene.lab, text)
+    if failure is not None:
+        pyfuncitem.add_report_section("call", "hapair", text)
+        raise failure
+    pytest.fail(text, pytrace=False)
+
+
+def judge_planted(drawn: Result, names: Sequence[str], failure: BaseException | None) -> None:
+    """Fail unless exactly the named invariants are invalid.
+
+    "scenario" among the names stands for the scenario's own steps; a step that fails because of a red invariant
+    (nothing is acknowledged any more, say) needs no name.
+    """
+    red = {name for name, verdict in drawn.invariants.items() if verdict.outcome is Outcome.INVALID}
+    if failure is not None and (not red or "scenario" in names):
+        red.add("scenario")
+    if red != set(names):
+        wanted, seen = ", ".join(sorted(names)), ", ".join(sorted(red)) or "nothing"
+        pytest.fail(f"planted for {wanted}, but red: {seen}\n{drawn.explanation()}", pytrace=False)
+
+
+def properties(drawn: Result) -> list[tuple[str, object]]:
+    """Return what JUnit shows of a result."""
+    own: Mapping[str, object] = {"verdict": drawn.verdict.value, "rto_s": drawn.rto_s, "acked": drawn.acked}
+    audited = {name: f"{verdict.outcome}: {verdict.why}" for name, verdict in drawn.invariants.items()}
+    return [*own.items(), ("lost", drawn.lost), *audited.items()]
+
+
+def repeat(item: pytest.Function, run: Run) -> str:
+    """Return the one command that repeats a scenario."""
+    session = "planted" if item.get_closest_marker("planted") else item.path.parent.name
+    return f"./dev nox -s {session} -- -k {item.name} --provider {run.provider} --seed {run.seed}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """Keep the JUnit file with the run, wherever else it was asked for."""
+    outcome = yield
+    run, written = session.config.stash[RUN], session.config.option.xmlpath
+    kept = run.folder / "junit.xml"
+    if run.folder.is_dir() and written and Path(written).exists() and Path(written).resolve() != kept.resolve():
+        shutil.copyfile(written, kept)
+    return outcome
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the table of the run."""
+    run = config.stash[RUN]
+    if run.report.results:
+        terminalreporter.section("scenarios")
+        for line in [*run.report.table(), f"run: {run.folder}"]:
+            terminalreporter.line(line)

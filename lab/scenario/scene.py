@@ -1,0 +1,217 @@
+"""What a scenario plays on: the pair, the client outside it, the recorder, the faults, and the audit at the end."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from lab.deadline import Deadline, time_scale
+from lab.errors import HapairError
+from lab.hosts.site import Site
+from lab.providers.base import Lab
+from lab.scenario import examine, invariants
+from lab.scenario.clocks import Clocks
+from lab.scenario.faults import Faults, heal_all
+from lab.scenario.history import Event, History
+from lab.scenario.observed import NODES, Expectation, Facts, boots, faults
+from lab.scenario.place import Place
+from lab.scenario.recorder import Recorder
+from lab.scenario.report import Result, result, write_atomically
+from lab.scenario.verdict import Outcome, Verdict
+from lab.scenario.workload import Load, Workload, install, page
+
+SETTLED_S = 5.0  # what is older than this has reached the history from every source
+WATCH_EVERY_S = 1.0
+HEAL_S = 90.0
+SWITCHOVER_S = 60.0
+STOP_S = 15.0
+
+
+class Pair(Protocol):
+    """What a scenario asks of the pair as a whole (`lab.providers.pair` has the real one)."""
+
+    @property
+    def lab(self) -> Lab:
+        """The nodes and cables."""
+
+    @property
+    def site(self) -> Site:
+        """The site file that the pair was rendered from."""
+
+    def serving(self) -> str | None:
+        """Return the node whose container answers the third node just now, or None."""
+
+    def switchover(self, resource: str, deadline: Deadline) -> str:
+        """Move a resource to the other node in good order; return the node that serves then."""
+
+
+class Broken(HapairError):
+    """An invariant was violated while a scenario was still waiting for something."""
+
+
+class Scene:
+    """One scenario from its set-up to its verdict."""
+
+    def __init__(self, pair: Pair, name: str, folder: Path, *, seed: int, load: Load | None = None) -> None:
+        """Prepare; everything that the scenario leaves behind goes into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.pair, self.name, self.folder = pair, name, folder
+        self.place = Place.of(pair.site)
+        self.random = random.Random(f"{seed}/{name}")  # noqa: S311 - repeatable on purpose
+        self.history = History(folder / "history.jsonl")
+        self.faults = Faults(pair.lab, self.history)
+        self.expectation = Expectation()
+        third = pair.lab.nodes["third"]
+        self.clocks = Clocks(self.history)
+        self.workload = Workload(third, self.clocks, self.history, self.place, load or Load())
+        self.recorder = Recorder(pair.lab, self.history, folder, self.clocks)
+        self.baseline: tuple[str, ...] = ()
+        self._watched = 0.0
+
+    @property
+    def lab(self) -> Lab:
+        """The nodes and cables."""
+        return self.pair.lab
+
+    def begin(self) -> None:
+        """Heal everything, follow everything, and start to write.
+
+        Raises:
+            TimedOut: no write was acknowledged although the pair was up.
+        """
+        heal_all(self.lab)
+        self.history.note("scenario", "begin", name=self.name)
+        third = self.lab.nodes["third"]
+        install(third)
+        self.clocks.read(third)
+        self.baseline = tuple((page(third, f"http://{self.place.address}/cgi-bin/read") or "").splitlines())
+        self.recorder.start()
+        for followed in NODES:
+            self._wait(f"somebody follows the DRBD events of {followed}", partial(_follows, followed), 20.0)
+        began = time.time()
+        self.workload.start()
+        self.wait_acks(1, since=began)
+
+    def expect(
+        self,
+        *,
+        recovery_s: float,
+        failovers: int | None,
+        gap_s: float | None = None,
+        fences: tuple[str, ...] = (),
+    ) -> None:
+        """State what this scenario allows; seconds are stretched by the one multiplier of every time limit."""
+        scale = time_scale()
+        gap = None if gap_s is None else gap_s * scale
+        self.expectation = Expectation(recovery_s * scale, failovers, gap, fences)
+
+    def roles(self) -> tuple[str, str]:
+        """Return (active node, standby node).
+
+        Raises:
+            HapairError: the container answers from neither.
+        """
+        active = self.pair.serving()
+        if active not in NODES:
+            raise HapairError("no node of the pair serves", "look at the journals of the run")
+        return active, next(node for node in NODES if node != active)
+
+    def switchover(self) -> tuple[str, str]:
+        """Move the service to the standby in good order; return (former, new) active node."""
+        active, standby = self.roles()
+        self.faults.note("switchover", active, leaves=active)
+        self.pair.switchover(self.place.resource, Deadline.after(SWITCHOVER_S))
+        return active, standby
+
+    def wait_acks(self, count: int, *, limit_s: float = 60.0, since: float | None = None) -> None:
+        """Wait until `count` more writes, sent from now (or from the wall time `since`) on, have been acknowledged."""
+        left, now = count, time.time() if since is None else since
+
+        def enough(event: Event) -> bool:
+            nonlocal left
+            left -= event.source == "client" and event.kind == "ack" and event.number("started") >= now
+            return left <= 0
+
+        self._wait(f"{count} more writes are acknowledged", enough, limit_s)
+
+    def wait_ack_of(self, node: str, *, limit_s: float = 60.0) -> None:
+        """Wait until that node acknowledges a write that is sent from now on."""
+        now = time.time()
+
+        def wanted(event: Event) -> bool:
+            if event.source != "client" or event.kind != "ack" or event.number("started") < now:
+                return False
+            return boots(self.history.events()).get(event.text("boot")) == node
+
+        self._wait(f"{node} acknowledges a write", wanted, limit_s)
+
+    def wait_boot_of(self, node: str, *, limit_s: float = 60.0) -> None:
+        """Wait until that node has booted since the last fault that hit it."""
+        hit = max((fault.t for fault in faults(self.history.events()) if fault.text("node") == node), default=0.0)
+        self._wait(f"{node} has booted anew", lambda e: e.source == node and e.kind == "boot" and e.t > hit, limit_s)
+
+    def wait_healed(self, *, limit_s: float = HEAL_S) -> None:
+        """Wait until both nodes are Connected and UpToDate again, and the lock is SHARED."""
+        examine.wait_healed(self.lab, self.place, Deadline.after(limit_s))
+
+    def finish(self, error: str = "") -> Result:
+        """Heal, stop writing, ask for the final facts, collect everything, and judge.
+
+        `error` says what ended the scenario itself, if anything did.
+        """
+        impairments = examine.impairments(self.lab)
+        try:
+            heal_all(self.lab)
+            self.wait_healed(limit_s=10.0 if error else HEAL_S)
+        except HapairError as late:
+            self.history.note("scenario", "not_healed", why=late.message)
+        self.workload.stop(Deadline.after(STOP_S))
+        facts = examine.facts(
+            self.lab, self.place, baseline=self.baseline, impairments=impairments, tell=self._unanswered
+        )
+        self.clocks.read(self.lab.nodes["third"])
+        self.recorder.stop(Deadline.after(STOP_S))
+        self.history.note("scenario", "end", error=error)
+        self.history.close()
+        events = self.history.events()
+        verdicts = invariants.audit(events, facts, self.expectation)
+        drawn = result(self.name, events, facts, verdicts, error)
+        self._keep(facts, drawn.invariants)
+        return drawn
+
+    def _wait(self, what: str, wanted: Callable[[Event], bool], limit_s: float) -> None:
+        self.history.wait(what, wanted, Deadline.after(limit_s), meanwhile=self._watch)
+
+    def _unanswered(self, why: str) -> None:
+        self.history.note("lab", "unanswered", why=why)
+
+    def _watch(self) -> None:
+        """Judge what is settled, at most once a second: a violation ends the wait, not the time limit."""
+        now = time.time()
+        if now - self._watched < WATCH_EVERY_S:
+            return
+        self._watched = now
+        settled = [event for event in self.history.events() if event.t < now - SETTLED_S]
+        facts = Facts(macs=self.place.macs)
+        for name, check in invariants.WATCHED.items():
+            verdict = invariants.guarded(check, settled, facts, self.expectation)
+            if verdict.outcome is Outcome.INVALID:
+                raise Broken(f"{name}: {verdict.why}")
+
+    def _keep(self, facts: Facts, verdicts: Mapping[str, Verdict]) -> None:
+        """Write down what was judged, beside the history: lists that stand there too are left out."""
+        short = replace(facts, nodes={}, macs=dict(facts.macs), lock=dict(facts.lock) if facts.lock else None)
+        data = {**asdict(short), "nodes": {name: asdict(node) for name, node in facts.nodes.items()}}
+        write_atomically(self.folder / "facts.json", json.dumps(data, indent=1, default=str) + "\n")
+        why = {name: {"outcome": v.outcome.value, "why": v.why} for name, v in verdicts.items()}
+        write_atomically(self.folder / "verdict.json", json.dumps(why, indent=1) + "\n")
+
+
+def _follows(node: str, event: Event) -> bool:
+    return event.source == node and event.kind == "follow" and event.text("stream") == "events2"

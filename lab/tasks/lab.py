@@ -1,0 +1,195 @@
+"""lab.*: two real nodes, a third one, and the cables between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from lab import artifacts, log, paths
+from lab.errors import BadInput, ExitCode
+from lab.hosts.site import EXAMPLE, load_site
+from lab.providers import bundle as bundles
+from lab.providers import doctor as checks
+from lab.providers import pair, report, terminal
+from lab.scenario import demo as story
+from lab.scenario import faults, manual
+from lab.scenario.verdict import Outcome
+from lab.tasks._run import guarded
+
+NAME_HELP = "the lab's name; labs of different names run side by side"
+SITE_HELP = "the site file (default: hostfiles/site.example.yaml)"
+BUNDLE_HELP = "take kernel and image from this file or URL, and build nothing"
+PROVIDERS = ("uml",)
+
+
+def _check_provider(context: Context, wanted: str | None) -> None:
+    name = str(wanted or context.config.lab.provider)
+    if name not in PROVIDERS:
+        raise BadInput(f"no provider is called {name!r}", f"take one of: {', '.join(PROVIDERS)}")
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        "name": NAME_HELP,
+        "provider": "what the nodes are: uml (User-Mode Linux)",
+        "site": SITE_HELP,
+        "bundle": BUNDLE_HELP,
+    },
+)
+@guarded
+def up(
+    context: Context,
+    name: str = "default",
+    provider: str | None = None,
+    site: str = str(EXAMPLE),
+    bundle: str | None = None,
+) -> None:
+    """Bring up two nodes and a third, until the container answers; a second time changes nothing."""
+    _check_provider(context, provider)
+    model = load_site(Path(site))
+    pair.check_start(name, model)
+    with log.steps(f"Bringing up the lab {name!r}") as progress:
+        made = artifacts.ensure(progress, bundle)
+        running = pair.bring_up(name, model, made, progress)
+    log.out(report.text(running))
+
+
+@task(
+    auto_shortflags=False,
+    help={"name": NAME_HELP, "watch": "show it again every second until Ctrl-C", "json": "print JSON"},
+)
+@guarded
+def status(_context: Context, name: str = "default", watch: bool = False, json: bool = False) -> None:
+    """Print the state of the nodes, their roles, the fence lock, the cables, and who serves."""
+    running = pair.attach(name)
+    show = report.as_json if json else report.text
+    if watch:
+        log.watch(lambda: show(running), every_s=1.0)
+    else:
+        log.out(show(running))
+
+
+@task(auto_shortflags=False, help={"node": "n1, n2 or third", "name": NAME_HELP})
+@guarded
+def ssh(context: Context, node: str, name: str = "default") -> None:
+    """Run the shell command given after `--` on NODE, or open a shell there; the exit code is the command's."""
+    raise SystemExit(terminal.shell(pair.attach(name).node(node), context.remainder))
+
+
+@task(auto_shortflags=False, help={"node": "n1, n2 or third", "name": NAME_HELP})
+@guarded
+def console(_context: Context, node: str, name: str = "default") -> None:
+    """Show what NODE's console has said and says, until Ctrl-C."""
+    terminal.console(pair.attach(name).node(node).console_path)
+
+
+@task(
+    auto_shortflags=False,
+    help={"folder": "where the files go (default: out/logs/NAME)", "name": NAME_HELP},
+)
+@guarded
+def logs(_context: Context, folder: str | None = None, name: str = "default") -> None:
+    """Collect the nodes' journals, kernel logs, consoles, decision logs and the store's log."""
+    target = Path(folder) if folder else paths.PROJECT / "out" / "logs" / name
+    for path in report.collect(pair.attach(name), target):
+        log.out(str(path))
+
+
+@task(
+    auto_shortflags=False,
+    help={"fault": "its name; a wrong one lists all", "node": "the node that it hits", "name": NAME_HELP},
+)
+@guarded
+def fault(_context: Context, fault: str, node: str = "n1", name: str = "default") -> None:
+    """Put a fault in place, until `lab.heal`."""
+    placed = manual.inject(pair.attach(name).lab, fault, node)
+    log.out(f"{node}: {placed.text}; invoke lab.heal --name {name} undoes it")
+
+
+@task(auto_shortflags=False, help={"name": NAME_HELP})
+@guarded
+def heal(_context: Context, name: str = "default") -> None:
+    """Make every cable whole, thaw and power on every node."""
+    faults.heal_all(pair.attach(name).lab)
+    log.out("healed")
+
+
+@task(auto_shortflags=False, help={"name": NAME_HELP})
+@guarded
+def reset(_context: Context, name: str = "default") -> None:
+    """Throw away all that the nodes have written, and start them again, until the container answers."""
+    running = pair.attach(name)
+    with log.steps(f"Resetting the lab {name!r}") as progress:
+        pair.reset(running, progress)
+    log.out(report.text(running))
+
+
+@task(auto_shortflags=False, help={"name": NAME_HELP})
+@guarded
+def down(_context: Context, name: str = "default") -> None:
+    """Shut the nodes down in good order and keep their disks; `lab.up` goes on from there."""
+    running = pair.attach(name)
+    with log.steps(f"Shutting down the lab {name!r}") as progress:
+        pair.shut_down(running, progress)
+
+
+@task(auto_shortflags=False, help={"name": NAME_HELP, "every": "all labs of this user"})
+@guarded
+def destroy(_context: Context, name: str = "default", every: bool = False) -> None:
+    """End a lab and remove all of it, whatever state it is in."""
+    for one in pair.names() if every else [name]:
+        log.out(f"{one}: {'removed' if pair.destroy(one) else 'there is none'}")
+
+
+@task(auto_shortflags=False, help={"site": SITE_HELP})
+@guarded
+def doctor(_context: Context, site: str = str(EXAMPLE)) -> None:
+    """Check by doing whether this machine can run a lab: one line each, with its cure."""
+    model = load_site(Path(site))
+    cached = artifacts.cached()
+    findings = checks.examine(pair.needed_memory_mb(model), kernel_cached=cached.kernel, image_cached=cached.image)
+    bad = False
+    for finding in findings:
+        log.out(finding.line())
+        bad = bad or finding.grade is checks.Grade.BAD
+    if bad:
+        raise SystemExit(int(ExitCode.HOST_LACKS))
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        "name": "the lab's name: it must not exist yet, and is removed at the end",
+        "svg": "draw the timeline into this file",
+        "site": SITE_HELP,
+        "bundle": BUNDLE_HELP,
+    },
+)
+@guarded
+def demo(
+    _context: Context, name: str = "demo", svg: str | None = None, site: str = str(EXAMPLE), bundle: str | None = None
+) -> None:
+    """Tell the story of one power loss, live: roles, lock, acknowledged writes, and the gap in seconds."""
+    model = load_site(Path(site))
+    pair.check_start(name, model)
+    with log.steps(f"Bringing up the lab {name!r}") as progress:
+        running = pair.bring_up(name, model, artifacts.ensure(progress, bundle), progress)
+    try:
+        drawn = story.run(running, paths.PROJECT / "out" / "demo", log.out, Path(svg) if svg else None)
+    finally:
+        pair.destroy(name)
+    if drawn.verdict is not Outcome.VALID:
+        raise SystemExit(int(ExitCode.FAILED))
+
+
+@task(auto_shortflags=False, help={"file": "the bundle to write"})
+@guarded
+def bundle(_context: Context, file: str) -> None:
+    """Pack kernel, image and digests into FILE, for machines without compiler, root or user namespaces."""
+    with log.steps(f"Packing {file}") as progress:
+        made = artifacts.ensure(progress)
+        bundles.pack(made, Path(file), progress)
+    log.out(file)

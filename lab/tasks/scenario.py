@@ -1,0 +1,48 @@
+"""Faults injected into a running pair, and what must hold then."""
+
+from invoke import Context, task
+
+from lab import log
+from lab.errors import BadInput
+from lab.scenario import catalogue
+from lab.tasks._run import guarded
+
+
+@task(name="list", auto_shortflags=False, help={"planted": "the planted faults too"})
+@guarded
+def list_(ctx: Context, planted: bool = False) -> None:  # noqa: ARG001 - Invoke's signature
+    """Print every scenario: its number in the catalogue, its name, its sentence. Starts nothing."""
+    for entry in catalogue.scenarios():
+        if planted or not entry.planted:
+            red = f" [turns {', '.join(entry.planted)} red]" if entry.planted else ""
+            log.out(f"{entry.number or '-':>3}  {entry.name:<24} {entry.doc}{red}")
+
+
+@task(
+    auto_shortflags=False,
+    help={
+        "name": "name or catalogue number of the scenario",
+        "provider": "what the nodes are: uml (User-Mode Linux)",
+        "seed": "of everything random, as a failed run printed it",
+        "keep": "leave the lab running at the end",
+        "shell-on-failure": "drop into the pair when it fails",
+    },
+)
+@guarded
+def run(  # noqa: PLR0917 - Invoke passes flags by name
+    ctx: Context,
+    name: str,
+    provider: str | None = None,
+    seed: str = "",
+    keep: bool = False,
+    shell_on_failure: bool = False,
+) -> None:
+    """Run one scenario on a pair of its own."""
+    from lab.scenario import runner  # noqa: PLC0415 - pytest is slow to load, and only this task needs it
+
+    if seed and not seed.isdigit():
+        raise BadInput(f"--seed {seed!r} is no whole number", "give the number that the run printed")
+    number = int(seed) if seed else None
+    kind = str(provider or ctx.config.lab.provider)
+    code = runner.run(name, provider=kind, seed=number, keep=keep, shell_on_failure=shell_on_failure)
+    raise SystemExit(int(code))

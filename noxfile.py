@@ -1,0 +1,75 @@
+"""The checks. `nox -l` lists them; what stands after `--` goes to pytest.
+
+Sessions run in the environment that ./dev makes, with the tools that requirements.txt locks.
+"""
+
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import nox
+
+if any(find_spec(package) is None for package in ("invoke", "pydantic", "pytest", "rich")):
+    sys.stderr.write("hapair: the environment is missing here\n  hint: ./dev nox …   makes it and runs nox in it\n")
+    raise SystemExit(3)
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "none"
+nox.options.error_on_missing_interpreters = False
+
+TOOLS = Path(sys.executable).parent
+
+
+def _run(session: nox.Session, tool: str, *arguments: str) -> None:
+    # By path, so that `.venv/bin/nox` does the same as nox in the activated environment.
+    session.run(str(TOOLS / tool), *arguments, env={"PYTHONPATH": "hostfiles/runtime"})
+
+
+def _shell_scripts() -> list[str]:
+    files = [
+        Path("dev"),
+        *(path for top in (".ci", "hostfiles", "lab") for path in Path(top).rglob("*") if path.is_file()),
+    ]
+    return [str(path) for path in files if re.match(rb"#! ?/\S*\b(ba|da)?sh\b", path.read_bytes()[:80])]
+
+
+@nox.session(tags=["fast"])
+def lint(session: nox.Session) -> None:
+    """Style, types, import rules, shell scripts, and the schemas of both CI files."""
+    _run(session, "ruff", "check", ".")
+    _run(session, "ruff", "format", "--check", ".")
+    _run(session, "mypy")
+    _run(session, "lint-imports")
+    _run(session, "shellcheck", *_shell_scripts())
+    _run(session, "check-jsonschema", "--builtin-schema", "vendor.github-workflows", ".github/workflows/ci.yml")
+    _run(session, "check-jsonschema", "--builtin-schema", "vendor.gitlab-ci", "docs/ci/gitlab.yml")
+
+
+@nox.session(tags=["fast"])
+def unit(session: nox.Session) -> None:
+    """Unit tests: no node, no network, and processes only where a test is marked for them."""
+    _run(session, "pytest", "--junitxml=out/junit-unit.xml", "tests/unit", *session.posargs)
+
+
+@nox.session(tags=["lab", "slow"])
+def failover(session: nox.Session) -> None:
+    """Failover scenarios on two real nodes, every invariant audited after each."""
+    _run(session, "pytest", "tests/scenarios/failover", *session.posargs)
+
+
+@nox.session(tags=["lab", "slow"], default=False)
+def planted(session: nox.Session) -> None:
+    """Planted faults, one for each scenario: each must turn its scenario red."""
+    _run(session, "pytest", "-m", "planted", "tests/scenarios", *session.posargs)
+
+
+@nox.session(default=False, venv_backend="venv")
+def lock(session: nox.Session) -> None:
+    """Write requirements.txt anew from pyproject.toml; pins that still fit stay, unless the file is deleted first."""
+    project = nox.project.load_toml("pyproject.toml")
+    session.install(*nox.project.dependency_groups(project, "lock"))
+    session.run(
+        *("uv", "pip", "compile", "--quiet", "--generate-hashes", "--universal", "--python-version=3.11"),
+        *("--no-header", "--no-annotate", "--group=test", "--group=lint", "pyproject.toml", "-o", "requirements.txt"),
+    )

@@ -1,0 +1,50 @@
+"""A disk that comes late: DRBD knows the resource, but has not got all of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hapair import policy
+from hapair.actions import Action, Kind, Outcome, Verdict
+from hapair.memory import RETRY_S, Memory, Wish, answered, begin
+from hapair.states import Connection, Disk, Kernel, Observation, Settings, Times, Volume
+
+SITE = Settings("r0", "uuid-n2", "uuid-n1", "n1", False, Times(3.0, 7.5, 2.0, 20.0, 60.0))
+DISKLESS = Observation(
+    complete=True,
+    kernel=Kernel("r0", connection=Connection.CONNECTING, volumes=(Volume(0, Disk.DISKLESS),)),
+    lxd_active=False,
+)
+
+
+def after(verdict: Verdict) -> Memory:
+    """Return the memory of an agent whose first `drbdadm adjust` ended at 1 s with this verdict."""
+    absent = Observation(complete=True, kernel=None)
+    (action,), memory = policy.decide(SITE, absent, begin(0.0), 0.0)
+    assert action.kind is Kind.UP
+    return answered(memory, Outcome(action, verdict, 0.0), SITE, 1.0)
+
+
+def kinds(actions: tuple[Action, ...]) -> list[Kind]:
+    return [action.kind for action in actions]
+
+
+def test_what_could_not_be_brought_up_is_tried_again() -> None:
+    memory = after(Verdict.FAILED)
+    actions, memory = policy.decide(SITE, DISKLESS, memory, 1.5)
+    assert Kind.UP not in kinds(actions), "a pause comes first"
+    assert memory.wake_at is not None
+    assert memory.wake_at <= 1.0 + RETRY_S
+    actions, _ = policy.decide(SITE, DISKLESS, memory, 1.0 + RETRY_S)
+    assert kinds(actions) == [Kind.UP]
+
+
+def test_a_disk_that_was_detached_later_stays_detached() -> None:
+    actions, _ = policy.decide(SITE, DISKLESS, after(Verdict.DONE), 60.0)
+    assert Kind.UP not in kinds(actions)
+
+
+def test_a_leaving_node_is_not_brought_up() -> None:
+    memory = replace(after(Verdict.FAILED), wish=Wish.LEAVE, wish_at=2.0)
+    actions, _ = policy.decide(SITE, DISKLESS, memory, 60.0)
+    assert Kind.UP not in kinds(actions)

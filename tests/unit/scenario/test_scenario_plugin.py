@@ -1,0 +1,279 @@
+"""The pytest plugin, run by pytest itself on a pair of fakes; and the catalogue, the runner and the prompt."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.errors import BadInput
+from lab.paths import PROJECT
+from lab.scenario import catalogue, runner, shell
+from tests.unit.scenario.fakes import FakeLab
+
+pytest_plugins = ["pytester"]
+
+CONFTEST = f"""
+import sys
+sys.path.insert(0, {str(PROJECT)!r})
+import pytest
+from lab.scenario.plugin import Rig
+from tests.unit.scenario import fakes
+
+pytest_plugins = ["lab.scenario.plugin"]
+
+@pytest.fixture(scope="session")
+def rig(tmp_path_factory):
+    pair, client = fakes.ready(tmp_path_factory.mktemp("lab"))
+    pair.client = client
+    def reset():
+        pair.lab.log.append("reset")
+        node = pair.lab.nodes["third"]
+        fresh, client = fakes.ready(pair.lab.folder)
+        pair.fake, pair.client = fresh.fake, client
+        client.pair = pair
+        pair.fake.log.append("reset")
+    yield Rig(pair, reset)
+
+@pytest.fixture
+def client(scene):
+    scene.expect(recovery_s=20, failovers=0)
+    return scene.pair.client
+"""
+GOOD = "def test_good(scene, client): client.write(3)\n"
+BAD = "def test_bad(scene, client): client.write(1, lost=True)\n"
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester) -> Run:
+    pytester.makeconftest(CONFTEST)
+    return Run(pytester)
+
+
+class Run:
+    """One inner pytest session."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.folder = pytester.path / "run"
+
+    def __call__(self, source: str, *options: str) -> pytest.RunResult:
+        self.pytester.makepyfile(test_it=source)
+        given = ["--run-dir", str(self.folder), "--seed", "7", "-p", "no:cacheprovider", *options]
+        return self.pytester.runpytest_inprocess(*given)
+
+    def summary(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
+        return found
+
+    def scenarios(self) -> list[dict[str, Any]]:
+        return list(self.summary()["scenarios"])
+
+
+VERDICTS = (
+    GOOD
+    + BAD
+    + """
+def test_unread(scene, client):
+    del scene.lab.nodes["third"].says["*get http*/cgi-bin/read*"]
+    scene.lab.nodes["third"].says["*get http*/cgi-bin/read*"] = 1
+
+def test_broken(scene, client):
+    client.write(2)
+    assert 1 == 2
+
+def test_was_reset(scene, client):
+    assert "reset" in scene.lab.log  # only the first scenario finds the pair new
+"""
+)
+
+
+def test_each_kind_of_scenario_gets_its_verdict(run: Run) -> None:
+    result = run(VERDICTS)
+    result.assert_outcomes(passed=2, failed=3)
+    scenarios = {one["name"]: one for one in run.scenarios()}
+    assert {name: one["verdict"] for name, one in scenarios.items()} == {
+        "good": "valid",
+        "bad": "invalid",
+        "unread": "unknown",
+        "broken": "unknown",
+        "was_reset": "valid",
+    }
+    assert (scenarios["good"]["acked"], scenarios["good"]["lost"], scenarios["bad"]["lost"]) == (4, 0, 1)
+    assert scenarios["broken"]["acked"] == 3
+    assert (run.folder / "broken" / "history.jsonl").exists()
+    result.stdout.fnmatch_lines_random(
+        [
+            "*provider uml, seed 7*",
+            "*I1 invalid: 1 acknowledged and lost: 1 ab*",
+            "*repeat: ./dev nox -s *-k test_bad --provider uml --seed 7",
+            "*I1 unknown: *",
+            "*assert 1 == 2*",
+            "good *valid*",
+            "run: *",
+        ]
+    )
+
+
+def test_a_set_up_that_fails_is_reported_too(run: Run) -> None:
+    run.pytester.makeconftest(CONFTEST + REFUSE)
+    run(GOOD).assert_outcomes(errors=1)
+    assert [(one["name"], one["verdict"]) for one in run.scenarios()] == [("good", "unknown")]
+
+
+REFUSE = """
+from lab.errors import HapairError
+
+def refuse(*_, **__):
+    raise HapairError("disk full")
+
+@pytest.fixture(autouse=True)
+def ill(rig):
+    rig.pair.lab.nodes["third"].put = refuse
+"""
+
+
+def test_attempts_and_junit_are_kept_with_the_run(run: Run, tmp_path: Path) -> None:
+    run(GOOD)
+    shown = {p.get("name"): p.get("value") for p in ET.parse(run.folder / "junit.xml").iter("property")}  # noqa: S314 - ours
+    assert shown["verdict"] == "valid" and str(shown["I1"]).startswith("valid") and shown["lost"] == "0"
+    (run.folder / "junit.xml").unlink()
+    run(GOOD, f"--junitxml={tmp_path}/junit.xml")
+    assert (run.folder / "junit.xml").read_bytes() == (tmp_path / "junit.xml").read_bytes()
+    assert (run.folder / "good").is_dir() and (run.folder / "good-2").is_dir()
+
+
+def test_an_unknown_provider_is_refused_before_anything_starts(run: Run) -> None:
+    result = run(GOOD, "--provider", "cloud")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*unknown provider 'cloud'; there is uml*"])
+    assert not run.folder.exists()
+
+
+def test_without_a_seed_one_is_chosen_and_printed(run: Run) -> None:
+    run.pytester.makepyfile(test_it=GOOD)
+    result = run.pytester.runpytest_inprocess("--run-dir", str(run.folder), "-p", "no:cacheprovider")
+    result.stdout.fnmatch_lines([f"*seed {run.summary()['seed']},*"])
+
+
+PLANTED = """
+import pytest
+
+@pytest.mark.planted("I1")
+def test_right(scene, client):
+    client.write(1, lost=True)
+
+@pytest.mark.planted("I1")
+def test_gives_up(scene, client):
+    client.write(1, lost=True)
+    scene.wait_acks(5, limit_s=0.01)
+
+@pytest.mark.planted("scenario")
+def test_own_step(scene, client):
+    assert 1 == 2
+
+@pytest.mark.planted("I2")
+def test_another(scene, client):
+    client.write(1, lost=True)
+
+@pytest.mark.planted("I1", "I2")
+def test_one_too_many(scene, client):
+    client.write(1, lost=True)
+
+@pytest.mark.planted("scenario")
+def test_not_a_step(scene, client):
+    client.write(1, lost=True)
+
+@pytest.mark.planted("I1")
+def test_nothing_red(scene, client):
+    client.write(1)
+"""
+
+
+def test_a_plant_passes_when_exactly_what_it_names_is_red(run: Run) -> None:
+    run(PLANTED).assert_outcomes(deselected=7)
+    result = run(PLANTED, "-m", "planted", "-rA")
+    result.assert_outcomes(passed=3, failed=4)
+    good, bad = ("right", "gives_up", "own_step"), ("another", "one_too_many", "not_a_step", "nothing_red")
+    result.stdout.fnmatch_lines_random([f"PASSED *test_{name}*" for name in good])
+    result.stdout.fnmatch_lines_random([f"FAILED *test_{name}*" for name in bad])
+    result.stdout.fnmatch_lines_random(["*planted for I2, but red: I1*", "*planted for I1, but red: nothing*"])
+
+
+class TestShell:
+    def test_a_failure_drops_into_the_pair_before_anything_is_torn_down(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("n1 date\nquit\n"))
+        result = run(BAD, "--shell-on-failure", "-s")
+        result.assert_outcomes(failed=1)
+        result.stderr.fnmatch_lines(["*is as the scenario left it*"])
+
+    def test_commands_run_in_their_node(self, tmp_path: Path) -> None:
+        lab = FakeLab(tmp_path)
+        lab.nodes["n2"].says["sh -c 'drbdadm status'"] = "r0 role:Secondary\n"
+        lab.nodes["n2"].says["sh -c false"] = 1
+        assert shell.answer(lab, "n2 drbdadm status") == "r0 role:Secondary"
+        assert shell.answer(lab, "n2 false").endswith("[exit code 1]")
+        assert shell.answer(lab, "n9 false") == "write NODE COMMAND…, with one of n1, n2, third"
+        lab.nodes["n1"].power_off()
+        assert shell.answer(lab, "n1 date") == "n1 is off"
+
+
+class TestCatalogue:
+    def test_the_scenarios_of_the_issue_are_there_with_number_and_sentence(self) -> None:
+        found = {entry.name: entry for entry in catalogue.scenarios() if not entry.planted}
+        numbers = {name: entry.number for name, entry in found.items()}
+        assert numbers == {
+            "power_loss_active": 1,
+            "power_loss_standby": 24,
+            "switchovers": 31,
+            "reboot_active": 45,
+            "launch_on_drbd": None,
+        }
+        assert all(len(entry.doc) > 40 and entry.session == "failover" for entry in found.values())
+
+    def test_every_scenario_has_a_planted_fault(self) -> None:
+        text = (catalogue.FOLDER / "failover" / "test_planted.py").read_text()
+        for entry in catalogue.scenarios():
+            assert entry.planted or f".{entry.path.stem} import" in text, f"nothing turns {entry.name} red"
+
+    @pytest.mark.parametrize("name", ["1", "power_loss_active", "test_power_loss_active", "power-loss-active"])
+    def test_a_scenario_is_found_by_name_or_number(self, name: str) -> None:
+        assert catalogue.find(name).name == "power_loss_active"
+
+    def test_a_wrong_name_lists_the_right_ones(self) -> None:
+        with pytest.raises(BadInput, match="there is no scenario 'x'") as caught:
+            catalogue.find("x")
+        assert "power_loss_standby" in caught.value.hint
+
+    def test_a_run_by_name_becomes_a_run_of_pytest(self) -> None:
+        given = runner.arguments("45", provider="uml", seed=7, keep=True, shell_on_failure=True)
+        assert given[0].endswith("failover/test_reboot_active.py::test_reboot_active")
+        assert {"--provider=uml", "--seed=7", "--keep", "--shell-on-failure"} <= set(given)
+        plain = runner.arguments("45", provider="uml", seed=None, keep=False, shell_on_failure=False)
+        assert not [option for option in plain if option.startswith(("--seed", "--keep", "--shell", "-m"))]
+
+    @pytest.mark.parametrize(
+        ("ended", "code"),
+        [(pytest.ExitCode.OK, 0), (pytest.ExitCode.TESTS_FAILED, 1), (pytest.ExitCode.INTERNAL_ERROR, 1)],
+    )
+    def test_the_exit_code_is_one_of_ours(
+        self, monkeypatch: pytest.MonkeyPatch, ended: pytest.ExitCode, code: int
+    ) -> None:
+        monkeypatch.setattr(pytest, "main", lambda _: ended)
+        assert runner.run("1", provider="uml", seed=1, keep=False, shell_on_failure=False) == code
+
+    def test_an_interrupted_run_is_an_interrupt(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pytest, "main", lambda _: pytest.ExitCode.INTERRUPTED)
+        with pytest.raises(KeyboardInterrupt):
+            runner.run("1", provider="uml", seed=1, keep=False, shell_on_failure=False)
+
+    def test_a_wrong_provider_is_bad_input(self) -> None:
+        with pytest.raises(BadInput, match="no provider is called 'cloud'"):
+            runner.run("1", provider="cloud", seed=1, keep=False, shell_on_failure=False)
