@@ -67,11 +67,19 @@ class Lane(threading.Thread):
         """Work until the process ends."""
         while True:
             for action in self._lists.get():
-                outcome = self._executor.run(action)
+                outcome = self._run_one(action)
                 self._told(outcome)
                 if outcome.verdict is not Verdict.DONE:
                     break
             self._idle()
+
+    def _run_one(self, action: Action) -> Outcome:
+        began = time.monotonic()
+        try:
+            return self._executor.run(action)
+        except Exception as bug:
+            # The executor raises nothing; should it do so after all, a dead lane would mean no failover.
+            return Outcome(action, Verdict.FAILED, began, f"{type(bug).__name__}: {bug}")
 
 
 class Unit:
@@ -240,6 +248,8 @@ class Agent:
             if refused:
                 request.finish(name, ok=False, text=refused)
                 continue
+            if unit.request is not None:
+                unit.request.finish(name, ok=False, text=f"{name}: given up for {request.wish.value}")
             unit.request = request
             unit.memory = wished(unit.memory, request.wish, time.monotonic())
 

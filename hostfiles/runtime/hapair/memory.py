@@ -57,6 +57,7 @@ class Memory:
         half_stopped: a demotion ran out of time; the text says where.
         left: the resource is down because of a wish to leave.
         half_up: `drbdadm adjust` failed, so that the resource may be there without its disk or connection.
+        trouble: why the last step of DRBD or of the services failed; empty after one that did not.
         retry_at, services_retry_at, reconnect_at: nothing of that kind before this moment.
         rule, waiting, waiting_since: what the policy does or waits for, for people.
         wake_at: when to look again even if nothing happens; None: only events matter.
@@ -81,6 +82,7 @@ class Memory:
     half_stopped: str = ""
     left: bool = False
     half_up: bool = False
+    trouble: str = ""
     retry_at: float = 0.0
     services_retry_at: float = 0.0
     reconnect_at: float = 0.0
@@ -134,7 +136,8 @@ def answered(memory: Memory, outcome: Outcome, site: Settings, now: float) -> Me
     if outcome.lock_asked:
         memory = replace(memory, lock=Seen(outcome.began, outcome.record, outcome.text))
     if verdict is Verdict.DONE:
-        return _done(memory, kind, now)
+        return _done(replace(memory, trouble=""), kind, now)
+    memory = replace(memory, trouble=outcome.text if verdict is Verdict.FAILED else "")
     if kind in (Kind.START, Kind.PROBE):
         return replace(memory, services_retry_at=now + RETRY_S)
     if kind is Kind.STOP:

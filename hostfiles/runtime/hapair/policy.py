@@ -52,10 +52,11 @@ def decide(site: Settings, seen: Observation, memory: Memory, now: float) -> Dec
 def refusal(site: Settings, seen: Observation, memory: Memory, wish: Wish) -> str:
     """Return why `wish` cannot be granted at all right now; empty when it can be tried."""
     kernel = seen.kernel
+    if wish is Wish.LEAVE:
+        # The machine goes down, whatever a person asked for before.
+        return ""
     if memory.wish is not None:
         return f"another request ({memory.wish.value}) is in progress"
-    if wish is Wish.LEAVE:
-        return ""
     if not seen.complete or kernel is None:
         return "DRBD does not know the resource yet"
     if wish is Wish.PRIMARY and kernel.connected and kernel.peer_role is Role.PRIMARY:

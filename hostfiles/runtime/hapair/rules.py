@@ -293,7 +293,7 @@ def promote(look: Look) -> Reaction | None:
     if barrier is not None:
         return barrier
     if look.now < look.memory.retry_at:
-        return Reaction("F6", lock_text(look), wake_at=look.memory.retry_at)
+        return Reaction("F6", look.memory.trouble or lock_text(look), wake_at=look.memory.retry_at)
     return _promote_connected(look) if look.kernel.connected else _promote_alone(look)
 
 
@@ -370,7 +370,9 @@ def start_services(look: Look) -> Reaction | None:
     if not (look.kernel.peer_current or look.confirmed):
         return None
     if look.now < memory.services_retry_at:
-        return Reaction("services", "the start failed; tries again", wake_at=memory.services_retry_at)
+        return Reaction(
+            "services", f"the start failed, tries again: {memory.trouble}", wake_at=memory.services_retry_at
+        )
     return Reaction("services", "Primary", ((Kind.START, look.site.times.start_s),))
 
 

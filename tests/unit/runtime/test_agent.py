@@ -198,6 +198,33 @@ def test_leaving_hands_the_lock_to_a_serving_peer(running: Running) -> None:
     assert running.machine.told("drbdadm").count("adjust r0") == 1, "it stays down"
 
 
+def test_leaving_goes_before_any_other_request(running: Running) -> None:
+    """The peer does not take over, so the first request waits; the shutdown does not wait for it."""
+    (running.machine.state / "fail-r0.mount").write_text("")
+    r0.main("r0", ["suspend"], running.host.paths)
+    asked = threading.Thread(target=r0.main, args=("r0", ["primary"], running.host.paths))
+    asked.start()
+    running.until("the request is there", lambda: running.status()["request"] == "primary")
+    running.machine.say("change connection name:r0 peer-node-id:0 conn-name:peer connection:Connecting\n")
+    assert cli.main(["leave"], running.host.paths) == 0
+    asked.join()
+    assert running.machine.told("drbdadm")[-2:] == ["secondary r0", "down r0"]
+
+
+def test_a_bug_in_an_action_does_not_stop_the_lane(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> tuple[bool, str]:
+        raise RuntimeError("a bug")
+
+    r0.main("r0", ["suspend"], running.host.paths)
+    asked = threading.Thread(target=r0.main, args=("r0", ["primary"], running.host.paths))
+    with monkeypatch.context() as patched:
+        patched.setattr(running.agent.units["r0"].services, "start", broken)
+        asked.start()
+        running.until("it failed", lambda: "a bug" in str(running.status()["waiting"]))
+    asked.join()
+    assert running.status()["lxd_active"] is True
+
+
 def test_leaving_without_an_agent(n1: Host, machine: Machine) -> None:
     machine.say(
         "create resource name:r0 role:Secondary suspended:no\n"
