@@ -39,6 +39,7 @@ RESTART_EVENTS_S = 0.3
 """Pause before a lost event stream is started again."""
 FALL_BACK_S = 1.0
 """How long the agent is blind before it reads /proc/drbd instead of the event stream, and how often."""
+LONGEST_PAUSE_MS = 3_600_000
 ANNOUNCE_PAUSE_S = 0.5
 ANNOUNCEMENTS = 20
 """Gratuitous ARP goes out this often, from the moment LXD is up: containers start a little later, frames get lost."""
@@ -355,7 +356,7 @@ class Agent:
             moments.append(now + FALL_BACK_S)
         if not moments:
             return None
-        return max(0, int((min(moments) - now) * 1000) + 1)
+        return min(LONGEST_PAUSE_MS, max(0, int((min(moments) - now) * 1000) + 1))
 
 
 def main(config: Config, paths: Paths) -> int:

@@ -79,7 +79,7 @@ def _leave(config: Config, paths: Paths) -> int:
 
 def _store(listen: str, folder: Path) -> int:
     address, _, port = listen.rpartition(":")
-    if not port.isdigit():
+    if not address or not port.isdigit():
         return complain(f"--listen {listen}: ADDR:PORT is expected, like 192.0.2.20:8440", 2)
     try:
         running = store.serve(address.strip("[]"), int(port), folder)

@@ -9,7 +9,6 @@ from hapair import proc
 from hapair.actions import LOCK_KINDS, Action, Kind, Outcome, Verdict
 from hapair.fencing import Answer, Busy, Fence, Held, replace_file
 from hapair.guards import Guards
-from hapair.lock import LockRecord
 from hapair.paths import Paths
 from hapair.services import Services
 
@@ -47,7 +46,13 @@ class Executor:
         began = time.monotonic()
         if action.kind in LOCK_KINDS:
             answer = self._lock(action.kind)
-            return Outcome(action, self._verdict(action.kind, answer), began, answer.text, self._known(answer))
+            verdict = VERDICTS[answer.held]
+            if action.kind is Kind.RECORD_PROMOTION and answer.down and not self._guards.release():
+                # F6: with the store down, Connected and both UpToDate: allowed, with a warning; the kernel arbitrates.
+                return Outcome(action, Verdict.DONE, began, f"WARNING: without the lock: {answer.text}")
+            # An UNAVAILABLE answer is "unknown", even where an older version was seen.
+            known = None if answer.held is Held.UNAVAILABLE else answer.record
+            return Outcome(action, verdict, began, answer.text, known)
         if action.kind in COMMANDS:
             done = proc.run([*COMMANDS[action.kind], self._resource], action.limit_s)
             verdict = Verdict.DONE if done.ok else Verdict.FAILED
@@ -65,16 +70,6 @@ class Executor:
         if kind is Kind.HAND_OVER:
             return self._fence.hand_over(self._guards.hand_over)
         return self._fence.read()
-
-    def _verdict(self, kind: Kind, answer: Answer) -> Verdict:
-        """F6: with the store down, Connected and both UpToDate: allowed, with a warning; the kernel arbitrates then."""
-        if kind is Kind.RECORD_PROMOTION and answer.down and not self._guards.release():
-            return Verdict.DONE
-        return VERDICTS[answer.held]
-
-    def _known(self, answer: Answer) -> LockRecord | None:
-        """An UNAVAILABLE answer is "unknown" even where an older version was seen."""
-        return None if answer.held is Held.UNAVAILABLE else answer.record
 
     def _demote(self, action: Action) -> Result:
         """`drbdadm secondary`, again while somebody holds the device, until the time is up."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from hapair.actions import Kind, Outcome, Verdict
+from hapair.actions import LOCK_KINDS, SERVICE_KINDS, Kind, Outcome, Verdict
 from hapair.lock import LockRecord
 from hapair.states import Connection, Kernel, Observation, Role, Settings
 
 LOCK_RETRY_S = 0.3
 """Pause between attempts on the lock while I/O waits for it; T_selffence bounds the whole."""
+EVENT_LAG_S = 0.2
+"""How long after a command of DRBD its event may still be on the way; until then a look may show the state before."""
 RETRY_S = 2.0
 """Pause before a failed step of DRBD or of the services is tried again."""
 RECONNECT_S = 10.0
@@ -89,7 +91,7 @@ class Memory:
 
 def begin(now: float) -> Memory:
     """Return the memory of an agent that starts now: the peer counts as missing from this moment."""
-    return Memory(lost_at=now, waiting_since=now)
+    return Memory(lost_at=now, waiting_since=now, reconnect_at=now + RECONNECT_S)
 
 
 def looked(memory: Memory, seen: Observation, now: float) -> Memory:
@@ -146,10 +148,12 @@ def answered(memory: Memory, outcome: Outcome, site: Settings, now: float) -> Me
     return replace(memory, retry_at=now + _pause(memory, kind, verdict, site))
 
 
-def _done(memory: Memory, kind: Kind, now: float) -> Memory:
-    memory = replace(memory, retry_at=0.0)
+def _done(before: Memory, kind: Kind, now: float) -> Memory:
+    if kind in SERVICE_KINDS:
+        return before
+    memory = replace(before, retry_at=0.0 if kind in LOCK_KINDS else now + EVENT_LAG_S)
     if kind is Kind.UP:
-        memory = replace(memory, left=False, half_up=False)
+        memory = replace(memory, left=False, half_up=False, reconnect_at=now + RECONNECT_S)
     elif kind is Kind.PROMOTE:
         memory = replace(memory, handed_over=False, takeover=False)
     elif kind is Kind.HAND_OVER:

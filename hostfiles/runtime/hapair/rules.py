@@ -166,8 +166,10 @@ def resume_io(look: Look) -> Reaction | None:
     I/O that this agent suspended goes on once the lock is confirmed, or the peer is current again.
     """
     kernel = look.kernel
-    if not look.primary or not kernel.suspended or look.now < look.memory.retry_at:
+    if not look.primary or not kernel.suspended:
         return None
+    if look.now < look.memory.retry_at:
+        return Reaction("F2", "I/O is suspended", wake_at=look.memory.retry_at)
     resume = ((Kind.RESUME_IO, DRBD_LIMIT_S),)
     if "user" in kernel.suspended and (kernel.together or look.confirmed):
         return Reaction("F3", "the reason to suspend I/O is gone", resume)
@@ -207,9 +209,11 @@ def without_local_disk(look: Look) -> Reaction | None:
 
 def demote(look: Look) -> Reaction | None:
     """Steps down when asked to, or when the data is on the peer only (F4); the services are stopped before."""
-    if look.primary and look.stopped and _to_stop(look) and look.memory.wish is not Wish.SUSPEND:
-        return Reaction("demote", _asked(look), ((Kind.DEMOTE, DRBD_LIMIT_S),))
-    return None
+    if not (look.primary and look.stopped and _to_stop(look)) or look.memory.wish is Wish.SUSPEND:
+        return None
+    if look.now < look.memory.retry_at:
+        return Reaction("demote", _asked(look), wake_at=look.memory.retry_at)
+    return Reaction("demote", _asked(look), ((Kind.DEMOTE, DRBD_LIMIT_S),))
 
 
 def release(look: Look) -> Reaction | None:
@@ -304,7 +308,7 @@ def _barrier(look: Look) -> Reaction | None:
         return Reaction("F4", "this disk failed once: it never claims until the tombstone is cleared")
     if not kernel.claimable:
         states = ", ".join(volume.disk.value for volume in kernel.volumes) or "no disk"
-        return Reaction("F5", f"own data is not good enough: {states}")
+        return Reaction("F5", f"own data is not good enough ({states}): waits for {peer}")
     if not look.stopped:
         return Reaction("services", "services of this Secondary stop first")
     return None

@@ -85,11 +85,14 @@ class Server(threading.Thread):
         self._path, self._agent = path, agent
         path.parent.mkdir(parents=True, exist_ok=True)
         path.parent.chmod(0o700)
+        fresh = path.with_name(".new.sock")
         with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+            fresh.unlink()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._socket.bind(str(path))
+        self._socket.bind(str(fresh))
         self._socket.listen(16)
+        # Whoever finds the socket under its name finds somebody who listens.
+        fresh.replace(path)
 
     def __enter__(self) -> Server:
         return self

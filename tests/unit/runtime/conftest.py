@@ -85,7 +85,7 @@ class Host:
     @property
     def removed(self) -> bool:
         """True when the node would have restarted itself."""
-        return self.paths.sysrq.read_text() == "b"
+        return self.paths.sysrq.read_text().startswith("b")
 
     def decisions(self) -> list[dict[str, object]]:
         """The decision log."""

@@ -1,0 +1,106 @@
+"""Stand-ins for drbdadm, drbdsetup and systemctl: small shell programs that keep a node's state in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .conftest import PROC_TOGETHER, Host
+
+DRBDSETUP = """\
+#!/bin/sh
+exec tail -n +1 -F {state}/events 2>/dev/null
+"""
+
+DRBDADM = """\
+#!/bin/sh
+echo "$*" >> {state}/drbdadm.log
+[ -e {state}/fail-$1 ] && {{ echo "$1 fails on demand"; exit 11; }}
+say() {{ echo "$*" >> {state}/events; }}
+case "$1" in
+adjust)
+    say create resource name:r0 role:Secondary suspended:no
+    say create device name:r0 volume:0 minor:0 disk:UpToDate
+    say create connection name:r0 peer-node-id:0 conn-name:peer connection:Connected role:Secondary
+    say create peer-device name:r0 peer-node-id:0 conn-name:peer volume:0 replication:Established peer-disk:UpToDate
+    ;;
+primary) say change resource name:r0 role:Primary; sed -i s,ro:Secondary/,ro:Primary/, {proc} ;;
+secondary) say change resource name:r0 role:Secondary; sed -i s,ro:Primary/,ro:Secondary/, {proc} ;;
+resume-io) say change resource name:r0 suspended:no ;;
+down) say destroy resource name:r0 ;;
+esac
+exit 0
+"""
+
+SYSTEMCTL = """\
+#!/bin/sh
+echo "$*" >> {state}/systemctl.log
+for unit; do :; done
+case "$1" in
+is-active) [ -e {state}/active-$unit ]; exit ;;
+start)
+    [ -e {state}/fail-$unit ] && {{ echo "$unit fails on demand"; exit 1; }}
+    : > {state}/active-$unit
+    [ $unit = r0.mount ] && echo "50 1 0:40 / /r0 rw - btrfs /dev/drbd0 rw" > {mountinfo}
+    exit 0
+    ;;
+stop)
+    rm -f {state}/active-$unit
+    [ $unit = r0.mount ] && : > {mountinfo}
+    exit 0
+    ;;
+esac
+exit 0
+"""
+
+UMOUNT = """\
+#!/bin/sh
+: > {mountinfo}
+"""
+
+CUT = """\
+change resource name:r0 suspended:fencing
+change connection name:r0 peer-node-id:0 conn-name:peer connection:NetworkFailure role:Unknown
+change peer-device name:r0 peer-node-id:0 conn-name:peer volume:0 replication:Off peer-disk:DUnknown
+"""
+
+
+class Machine:
+    """The programs in `bin`, and what they were told."""
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        self.host, self.state, self.bin = host, folder / "state", folder / "bin"
+        self.state.mkdir()
+        self.bin.mkdir()
+        self.events = self.state / "events"
+        self.events.write_text("exists -\n")
+        places = {
+            "state": self.state,
+            "proc": host.paths.proc_drbd,
+            "mountinfo": host.paths.proc / "self/mountinfo",
+        }
+        programs = {"drbdsetup": DRBDSETUP, "drbdadm": DRBDADM, "systemctl": SYSTEMCTL, "umount": UMOUNT}
+        for name, text in programs.items():
+            self.program(name, text.format(**places))
+        host.paths.proc_drbd.write_text(PROC_TOGETHER.format(role="Secondary"))
+
+    def program(self, name: str, text: str) -> None:
+        """Install a program, or replace it."""
+        fresh = self.bin / f".{name}"
+        fresh.write_text(text)
+        fresh.chmod(0o755)
+        fresh.replace(self.bin / name)
+
+    def say(self, text: str) -> None:
+        """Have the kernel report something."""
+        with self.events.open("a") as events:
+            events.write(text)
+
+    def cut(self) -> None:
+        """The Primary loses its peer."""
+        self.host.alone("Primary")
+        self.say(CUT)
+
+    def told(self, program: str) -> list[str]:
+        """Return the arguments of every call so far."""
+        log = self.state / f"{program}.log"
+        return log.read_text().splitlines() if log.exists() else []
