@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -50,12 +50,15 @@ def out(text: str) -> None:
 
 
 def watch(text: Callable[[], str], *, every_s: float) -> None:
-    """Show what `text` returns, again every few seconds, in place on a terminal, until Ctrl-C."""
+    """Show what `text` returns, again every few seconds, until Ctrl-C: in place on a terminal, as results elsewhere."""
     console = Console(highlight=False)
-    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
-        pause = threading.Event()
+    pause = threading.Event()
+    with Live(console=console, auto_refresh=False, screen=True) if console.is_terminal else nullcontext() as live:
         while True:
-            live.update(Text(text()), refresh=True)
+            if live:
+                live.update(Text(text()), refresh=True)
+            else:
+                out(text())
             pause.wait(every_s)
 
 

@@ -269,10 +269,12 @@ def locked(folder: Path) -> Iterator[None]:
     handle = lock(folder)
     try:
         with handle:
-            yield
-            if handle.lock_counter == 1 and not folder.exists():
-                # Whoever has opened it meanwhile notices that the name is gone, and opens a new one.
-                Path(handle.lock_file).unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                if handle.lock_counter == 1 and not folder.exists():
+                    # Whoever has opened it meanwhile notices that the name is gone, and opens a new one.
+                    Path(handle.lock_file).unlink(missing_ok=True)
     except Timeout:
         raise BadInput(f"another command is at work on {folder.name}", "wait until it has ended") from None
 

@@ -44,5 +44,4 @@ def _copy_range(source: int, target: int, start: int, end: int) -> None:
         chunk = os.pread(source, min(end - start, 1 << 20), start)
         if not chunk:
             raise OSError(errno.EIO, "the file became shorter while it was copied")
-        os.pwrite(target, chunk, start)
-        start += len(chunk)
+        start += os.pwrite(target, chunk, start)  # fewer bytes than asked for when the disk is full

@@ -17,9 +17,12 @@ from filelock import FileLock, Timeout
 from lab import paths, proc
 from lab.errors import HapairError
 from lab.providers import memory
+from lab.providers.pair import FREE_BYTES
 
 NEEDED_DISK_BYTES = 6 << 30
 """Sources, kernel tree, image and the disks of one lab, at their largest, all together."""
+KERNEL_BUILD, IMAGE_BUILD = "about 5 min", "about 30 s"
+"""How long a build usually takes on two cores."""
 
 BUILD_PROGRAMS = {"make": "make", "gcc": "gcc", "flex": "flex", "bison": "bison", "bc": "bc", "xz": "xz-utils"}
 IMAGE_PROGRAMS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "tar": "tar"}
@@ -63,12 +66,12 @@ def examine(memory_mb: int, *, kernel_cached: bool, image_cached: bool) -> Itera
         lambda: _memory(memory_mb),
         lambda: _memory_folder(memory_mb),
         _pdeathsig,
-        lambda: _folder("cache folder", paths.cache(), NEEDED_DISK_BYTES),
-        lambda: _folder("labs folder", paths.labs(), NEEDED_DISK_BYTES // 4),
+        lambda: _folder("cache folder", paths.cache(), NEEDED_DISK_BYTES, "XDG_CACHE_HOME"),
+        lambda: _folder("labs folder", paths.labs(), FREE_BYTES, "XDG_STATE_HOME"),
         _locks,
-        lambda: _programs("kernel build", BUILD_PROGRAMS, kernel_cached),
+        lambda: _programs("kernel build", BUILD_PROGRAMS, kernel_cached, KERNEL_BUILD),
         lambda: _headers(kernel_cached),
-        lambda: _programs("image build", IMAGE_PROGRAMS, image_cached),
+        lambda: _programs("image build", IMAGE_PROGRAMS, image_cached, IMAGE_BUILD),
         lambda: _user_namespaces(image_cached),
     ]
     for check in checks:
@@ -96,7 +99,7 @@ def _memory(memory_mb: int) -> Finding:
 
 def _memory_folder(needed_mb: int) -> Finding:
     try:
-        found = memory.choose(memory.candidates(paths.labs()), needed_mb << 20)
+        found = memory.choose(memory.candidates(_nearest(paths.labs())), needed_mb << 20)
     except HapairError as error:
         return Finding("memory files", Grade.BAD, error.message, error.hint)
     found.rmdir()
@@ -113,38 +116,45 @@ def _pdeathsig() -> Finding:
     return Finding("setpriv", Grade.GOOD, "ties the nodes' lives to their supervisor")
 
 
-def _folder(subject: str, folder: Path, needed_bytes: int) -> Finding:
+def _nearest(folder: Path) -> Path:
+    """Return a folder, or the one that exists already in which it would be made: checks leave nothing behind."""
+    return next(there for there in (folder, *folder.parents) if there.exists())
+
+
+def _folder(subject: str, folder: Path, needed_bytes: int, variable: str) -> Finding:
+    there = _nearest(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder) as probe:
-            probe.write(b"x")
+        with tempfile.TemporaryDirectory(dir=there) as probe:
+            (Path(probe) / "file").write_bytes(b"x")
     except OSError as error:
-        return Finding(subject, Grade.BAD, f"{folder}: {error.strerror}", "make it writable, or set XDG_CACHE_HOME")
-    free = shutil.disk_usage(folder).free
+        return Finding(subject, Grade.BAD, f"{there}: {error.strerror}", f"make it writable, or set {variable}")
+    free = shutil.disk_usage(there).free
     text = f"{folder}: {free >> 20} MiB free"
     if free < needed_bytes:
-        return Finding(subject, Grade.BAD, text, f"free {needed_bytes >> 20} MiB there, or set XDG_CACHE_HOME")
+        return Finding(subject, Grade.BAD, text, f"free {needed_bytes >> 20} MiB there, or set {variable}")
     return Finding(subject, Grade.GOOD, text)
 
 
 def _locks() -> Finding:
     try:
-        with tempfile.TemporaryDirectory(dir=paths.cache()) as folder, FileLock(Path(folder) / "lock", timeout=1):
+        with (
+            tempfile.TemporaryDirectory(dir=_nearest(paths.cache())) as folder,
+            FileLock(Path(folder) / "lock", timeout=1),
+        ):
             pass
     except (OSError, Timeout, NotImplementedError) as error:
         return Finding("file locks", Grade.BAD, f"{paths.cache()}: {error}", "use a local file system as cache")
     return Finding("file locks", Grade.GOOD, "work in the cache folder")
 
 
-def _programs(subject: str, programs: dict[str, str], cached: bool) -> Finding:
+def _programs(subject: str, programs: dict[str, str], cached: bool, usually: str) -> Finding:
+    state = "its result is in the cache" if cached else f"not in the cache, will take {usually}"
     missing = [package for program, package in programs.items() if shutil.which(program, path=_path()) is None]
     if not missing:
-        return Finding(subject, Grade.GOOD, "has all its programs")
+        return Finding(subject, Grade.GOOD, state)
     grade = Grade.WORSE if cached else Grade.BAD
-    state = "in the cache" if cached else "not built yet"
-    return Finding(
-        subject, grade, f"{state}; missing: {', '.join(missing)}", "./dev --packages lab prints the packages"
-    )
+    cure = "./dev --packages lab prints the packages"
+    return Finding(subject, grade, f"{state}; missing: {', '.join(missing)}", cure)
 
 
 def _path() -> str:
@@ -170,8 +180,9 @@ def _user_namespaces(cached: bool) -> Finding:
     subject = "image ownership"
     if os.geteuid() == 0:
         return Finding(subject, Grade.GOOD, "root builds the image")
-    done = proc.run(["unshare", "--map-auto", "--map-root-user", "true"], limit_s=5, check=False)
-    if done.code == 0:
-        return Finding(subject, Grade.GOOD, "user namespaces with subordinate ids")
-    cure = "allow user namespaces and add a subuid range (usermod --add-subuids), or use lab.up --bundle"
-    return Finding(subject, Grade.WORSE if cached else Grade.BAD, "no user namespaces with subordinate ids", cure)
+    try:
+        proc.run(["unshare", "--map-auto", "--map-root-user", "true"], limit_s=5)
+    except HapairError:
+        cure = "allow user namespaces and add a subuid range (usermod --add-subuids), or use lab.up --bundle"
+        return Finding(subject, Grade.WORSE if cached else Grade.BAD, "no user namespaces with subordinate ids", cure)
+    return Finding(subject, Grade.GOOD, "user namespaces with subordinate ids")

@@ -16,7 +16,6 @@ from lab.errors import BadInput, HapairError, HostLacks, TimedOut
 from lab.hosts.render import render_all
 from lab.hosts.site import Site
 from lab.log import Steps
-from lab.proc import CommandFailed
 from lab.providers import client, memory, seed
 from lab.providers.base import CLEAN, Lab, LabPlan, Node
 from lab.providers.client import UmlLab, UmlNode
@@ -55,7 +54,7 @@ class Pair:
 
     def serving(self) -> str | None:
         """Return the node whose container answers the third node just now, or None."""
-        return self._serving(within_s=1)
+        return self._serving(Deadline.after(1))
 
     def wait_serving(self, deadline: Deadline) -> str:
         """Wait until every container answers the third node; return the node that serves the first of them.
@@ -63,7 +62,7 @@ class Pair:
         Raises:
             TimedOut: one did not; the text says what the nodes themselves report.
         """
-        node = self._serving(within_s=deadline.left_s)
+        node = self._serving(deadline)
         if node is None:
             raise TimedOut(f"the container does not answer; {self._reports()}", "invoke lab.logs shows the journals")
         return node
@@ -83,17 +82,18 @@ class Pair:
         found = self.serving()
         return found if found != node else None
 
-    def _serving(self, within_s: float) -> str | None:
-        deadline = Deadline.after(within_s)
+    def _serving(self, deadline: Deadline) -> str | None:
         answer = ""
         for container in self.site.containers.values():
             command = ["python3", "-c", ANSWERS, str(container.addresses[0])]
             try:
                 done = self.lab.nodes["third"].run(command, limit_s=max(deadline.left_s, 0.1))
-            except (CommandFailed, TimedOut):
+            except HapairError:  # no answer in time, or the third node is off itself
                 return None
             answer = answer or done.text.strip()
-        return next((name for name in self.site.nodes if boot_id(self.lab.nodes[name]) == answer), None)
+        # A frozen node would take long not to answer, and one that is off has no boot.
+        on = [node for name in self.site.nodes if (node := self.lab.nodes[name]).state() == "on"]
+        return next((node.name for node in on if answer and boot_id(node) == answer), None)
 
     def reports(self) -> dict[str, object]:
         """Return what `hapair status --json` says on each node of the pair; a string where it says nothing."""
@@ -178,8 +178,8 @@ def _again(folder: Path, site: Site, inputs: seed.Inputs, progress: Steps) -> Pa
         lab = client.attach(folder)
     else:
         with progress.step("booting three nodes", estimate_s=6):
-            (folder / DOWN).unlink()
             lab = client.start(inputs.plan, folder)
+            (folder / DOWN).unlink()  # not earlier: a start that fails leaves the disks as they were
             _wait_ready(lab)
     pair = Pair(lab, site)
     with progress.step("waiting for the container", estimate_s=8):
@@ -226,6 +226,7 @@ def shut_down(pair: Pair, progress: Steps) -> None:
     """Power the nodes off as an administrator does, the standby first, and keep their disks for the next start.
 
     Raises:
+        HapairError: a node is frozen.
         TimedOut: a node did not power off.
     """
     active = pair.serving()
@@ -234,7 +235,8 @@ def shut_down(pair: Pair, progress: Steps) -> None:
         with progress.step(f"shutting {name} down", estimate_s=5):
             power_down(pair.lab.nodes[name])
     third = pair.lab.nodes["third"]
-    third.run(["sync"], limit_s=10)
+    if third.state() == "on":
+        third.run(["sync"], limit_s=10)
     third.power_off()
     client.stop(pair.lab.folder)
     (pair.lab.folder / DOWN).touch()

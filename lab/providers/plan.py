@@ -36,8 +36,10 @@ def make_plan(site: Site, name: str, artifacts: Artifacts, seed: int = 0) -> Lab
     """Return the plan of a lab called `name`; `seed` is that of the cables' random faults.
 
     Raises:
-        BadInput: the site has more resources than the lab's nodes have disks for.
+        BadInput: the site has more resources than the lab's nodes have disks for, or no container.
     """
+    if not site.containers:
+        raise BadInput("the site has no container, and a lab is up once its container answers", "add one")
     if len(site.resources) > 1:
         raise BadInput(
             f"the lab's nodes hold the disks of one resource, the site has {len(site.resources)}",

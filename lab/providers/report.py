@@ -93,6 +93,8 @@ def collect(pair: Pair, folder: Path) -> list[Path]:
                 done = node.run(argv, limit_s=COMMAND_S, check=False)
             except HapairError:
                 continue  # off or frozen: its console is all there is
+            if done.code and not done.stdout:
+                continue  # there is no such file on it
             target = folder / f"{name}.{suffix}"
             target.write_bytes(done.stdout)
             written.append(target)

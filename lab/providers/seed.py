@@ -90,18 +90,19 @@ def plant(plan: LabPlan, seed: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _scratch(final: Path) -> Iterator[Path]:
-    """A folder for one provisioning, removed again; after a failure its consoles stay in `failed` beside the seeds."""
+    """A folder for one provisioning, removed again; its consoles stay in `failed` unless all went well."""
     scratch = final.with_name(f"{final.name}-part")
     client.destroy(scratch)
     try:
         yield scratch
-    except HapairError as error:
-        failed = final.with_name("failed")
+    except BaseException as error:
+        failed = final.parent / "failed" / final.name
         shutil.rmtree(failed, ignore_errors=True)
-        failed.mkdir()
+        failed.mkdir(mode=0o700, parents=True)
         for console in scratch.glob("*.console"):
             shutil.copy(console, failed)
-        error.hint = f"{error.hint}\n  the consoles are in {failed}".strip()
+        if isinstance(error, HapairError):
+            error.hint = f"{error.hint}\n  the consoles are in {failed}".strip()
         raise
     finally:
         client.destroy(scratch)
@@ -114,7 +115,7 @@ def _disks(plan: LabPlan) -> list[str]:
 
 def _keep(plan: LabPlan, scratch: Path, final: Path) -> None:
     shutil.rmtree(final, ignore_errors=True)
-    final.mkdir()
+    final.mkdir(mode=0o700)  # the nodes' configuration on the disks has a secret
     for name in _disks(plan):
         copy_sparse(scratch / name, final / name)
     # Written last: a seed without it was interrupted.

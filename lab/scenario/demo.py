@@ -31,8 +31,8 @@ def run(pair: Pair, folder: Path, tell: Callable[[str], None], svg: Path | None 
     """
     scene = Scene(pair, "demo", folder, seed=SEED)
     owners = {str(node.uuid): name for name, node in pair.site.nodes.items()}
-    scene.begin()
     with _told(scene, owners, tell):
+        scene.begin()
         active, standby = scene.roles()
         scene.expect(recovery_s=RECOVERY_S, failovers=1, fences=(standby,))
         scene.wait_acks(30)

@@ -174,6 +174,8 @@ def demo(
 ) -> None:
     """Tell the story of one power loss, live: roles, lock, acknowledged writes, and the gap in seconds."""
     model = load_site(Path(site))
+    if name in pair.names():
+        raise BadInput(f"there is a lab {name!r} already, and the demo removes its own", "take another --name")
     pair.check_start(name, model)
     with log.steps(f"Bringing up the lab {name!r}") as progress:
         running = pair.bring_up(name, model, artifacts.ensure(progress, bundle), progress)

@@ -106,3 +106,36 @@ def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
 def test_results_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     log.out('{"a": [1]}')
     assert capsys.readouterr() == ('{"a": [1]}\n', "")
+
+
+def watched(console: Console, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Watch a text that changes, until Ctrl-C at the third look; return what was looked at."""
+    looks: list[str] = []
+
+    def text() -> str:
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+        looks.append(f"look {len(looks)} [at] " + "a long line " * 12)
+        return looks[-1]
+
+    monkeypatch.setattr(log, "Console", lambda **_: console)
+    with pytest.raises(KeyboardInterrupt):
+        log.watch(text, every_s=0.01)
+    return looks
+
+
+def test_watching_in_a_terminal_draws_in_place_and_gives_the_screen_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    watched(Console(file=screen, force_terminal=True, width=60, height=9, _environ={"TERM": "xterm"}), monkeypatch)
+    shown = screen.getvalue()
+    assert shown.index("\x1b[?1049h") < shown.index("look 0 [at]") < shown.index("look 1 [at]")
+    assert "\x1b[H" in shown[shown.index("look 0") : shown.index("look 1")], "drawn from the top again"
+    assert shown.index("look 1") < shown.index("\x1b[?1049l"), "the other screen is left again"
+    assert "\x1b[?25h" in shown, "the cursor is back"
+
+
+def test_watching_without_a_terminal_writes_each_look_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = watched(Console(file=io.StringIO(), width=60, _environ={}), monkeypatch)
+    assert capsys.readouterr().out == "".join(f"{look}\n" for look in looks)

@@ -18,22 +18,24 @@ from lab.deadline import Deadline
 from lab.errors import HapairError
 from lab.hosts.site import Site, load_site
 from lab.proc import CommandFailed, Completed
-from lab.providers.base import CLEAN, Direction, Impairment, LabStatus, LinkStatus, NodeState
+from lab.providers.base import CLEAN, Direction, Impairment, LabStatus, LinkStatus, NodeState, NodeStatus
 
+NOTES = {"on": "", "off": "power was cut", "frozen": ""}
 Reply = str | int | Callable[[], str | int]
 
 
 class FakeNode:
     """A node: `says` maps a pattern of a command line to its output, or to its exit code."""
 
-    def __init__(self, name: str, log: list[str]) -> None:
-        self._name, self._log = name, log
+    def __init__(self, name: str, log: list[str], commands: list[str]) -> None:
+        self._name, self._log, self._commands = name, log, commands
         self._state: NodeState = "on"
         self.says: dict[str, Reply] = {}
         self.files: dict[str, bytes] = {"/proc/sys/kernel/random/boot_id": f"boot-{name}\n".encode()}
         self.streams: dict[str, queue.Queue[bytes | None]] = {}
         self.started: list[str] = []
         self.ran: list[str] = []
+        self.given: dict[str, bytes] = {}
         self.on_stream: dict[str, Callable[[], None]] = {}
 
     @property
@@ -44,15 +46,19 @@ class FakeNode:
         return self._state
 
     def run(self, argv: Sequence[str], *, limit_s: float, stdin: bytes = b"", check: bool = True) -> Completed:
-        assert limit_s > 0 and not stdin
+        assert limit_s > 0
         line = shlex.join(argv)
         self._need_on()
         self.ran.append(line)
+        self._commands.append(f"{self.name}: {line}")
+        if stdin:
+            self.given[line] = stdin
         if "kill " in line:
             self._end(argv[-1])
         found = next((reply for pattern, reply in self.says.items() if fnmatch.fnmatch(line, pattern)), "")
         found = found() if callable(found) else found
-        done = Completed(tuple(argv), found if isinstance(found, int) else 0, str(found).encode(), b"")
+        code, text = (found, "") if isinstance(found, int) else (0, found)
+        done = Completed(tuple(argv), code, text.encode(), b"")
         if check and done.code:
             raise CommandFailed(done)
         return done
@@ -105,7 +111,7 @@ class FakeNode:
         raise NotImplementedError(slot)
 
     def sysrq(self, key: str) -> None:
-        raise NotImplementedError(key)
+        self._log.append(f"{self.name} sysrq {key}")
 
     def _need_on(self) -> None:
         if self._state != "on":
@@ -117,12 +123,13 @@ class FakeNode:
 
 
 class FakeLab:
-    """Three such nodes; `log` is what was done to them, in order."""
+    """Three such nodes; `log` is what was done to them, in order, `commands` what ran on them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.log: list[str] = []
-        self._nodes = {name: FakeNode(name, self.log) for name in ("n1", "n2", "third")}
+        self.commands: list[str] = []
+        self._nodes = {name: FakeNode(name, self.log, self.commands) for name in ("n1", "n2", "third")}
         self.links: dict[tuple[str, str], LinkStatus] = {
             (node, network): LinkStatus(node, network, True, CLEAN, CLEAN, 0, 0, 0, 0)
             for node in self._nodes
@@ -151,7 +158,11 @@ class FakeLab:
         self.links[node, network] = link
 
     def status(self) -> LabStatus:
-        return LabStatus(self.name, 1, {}, tuple(self.links.values()))
+        nodes = {
+            name: NodeStatus(node.state(), node.state() == "on", 1, "seccomp", NOTES[node.state()])
+            for name, node in self._nodes.items()
+        }
+        return LabStatus(self.name, 1, nodes, tuple(self.links.values()))
 
     @contextmanager
     def capture(self, network: str, path: Path) -> Iterator[Path]:
