@@ -8,11 +8,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import nox
-
-if any(find_spec(package) is None for package in ("invoke", "pydantic", "pytest", "rich")):
+if any(find_spec(package) is None for package in ("invoke", "nox", "pydantic", "pytest", "rich")):
     sys.stderr.write("hapair: the environment is missing here\n  hint: ./dev nox …   makes it and runs nox in it\n")
     raise SystemExit(3)
+
+import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "none"
@@ -49,7 +49,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(tags=["fast"])
 def unit(session: nox.Session) -> None:
     """Unit tests: no node, no network, and processes only where a test is marked for them."""
-    _run(session, "pytest", "--junitxml=out/junit-unit.xml", "tests/unit", *session.posargs)
+    _run(session, "pytest", "--numprocesses=auto", "--junitxml=out/junit-unit.xml", "tests/unit", *session.posargs)
 
 
 @nox.session(tags=["lab", "slow"])

@@ -15,6 +15,8 @@ try:
     from invoke import Collection
 
     from lab.tasks import build, hosts, lab, scenario
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] in {"lab", "hapair"}:
         raise  # a module of ours: a fault to see in full

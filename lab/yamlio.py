@@ -50,6 +50,8 @@ def load_model(path: Path, model: type[Model]) -> Model:
         raise BadInput(f"{path}:{line}: {error.problem}", "mend the YAML there") from None
     except (yaml.YAMLError, TypeError, RecursionError) as error:
         raise BadInput(f"{path}: {error}", "mend the YAML") from None
+    if data is None:
+        raise BadInput(f"{path}: the file is empty", "look at an example of such a file in this project")
     try:
         return model.model_validate(data)
     except ValidationError as error:

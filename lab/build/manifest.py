@@ -11,7 +11,7 @@ from typing import Any
 
 from lab import paths
 from lab.build.fetch import digest_file
-from lab.errors import HapairError
+from lab.errors import ExitCode, HapairError
 
 MANIFEST = "manifest.json"
 
@@ -31,6 +31,8 @@ class Artifact:
 
 class Damaged(HapairError):
     """An artifact is not what its manifest says."""
+
+    exit_code = ExitCode.HOST_LACKS
 
 
 def shelf() -> Path:

@@ -25,7 +25,7 @@ from typing import IO, Any
 
 from lab import paths, proc
 from lab.deadline import Deadline, wait_until
-from lab.errors import BadInput, HostLacks, TimedOut
+from lab.errors import HostLacks, TimedOut
 from lab.log import Step, Steps
 from lab.providers.stored import Made, check, made_once
 
@@ -75,7 +75,7 @@ def ensure(progress: Steps, source: Path = SOURCE) -> Image:
     """Return the root image for the present inputs; build it when the cache lacks it.
 
     Raises:
-        BadInput: the image in the cache is not what its manifest says.
+        HostLacks: the image in the cache is not what its manifest says.
         HostLacks: mmdebstrap or mke2fs, a user namespace, room, or a mirror that answers is missing.
         HapairError: the build failed; the message has its last lines.
     """
@@ -91,11 +91,11 @@ def load(folder: Path, *, full: bool = False) -> Image:
     """Return the image in `folder` after a check against its manifest; `full` reads all of it.
 
     Raises:
-        BadInput: there is no such image, or it is not what its manifest says.
+        HostLacks: there is no such image, or it is not what its manifest says.
     """
     digests = check(folder, full=full)
     if IMAGE not in digests:
-        raise BadInput(f"{folder}: holds no {IMAGE}", f"remove {folder} and run the command again")
+        raise HostLacks(f"{folder}: holds no {IMAGE}", f"remove {folder} and run the command again")
     return Image(folder / IMAGE, digests[IMAGE])
 
 

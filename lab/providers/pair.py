@@ -195,6 +195,8 @@ def attach(name: str) -> Pair:
     """
     folder = folder_of(name)
     if not (folder / INPUTS).exists() or not client.running(folder):
+        if folder.exists() and not (folder / DOWN).exists():
+            raise _left_behind(folder)
         state = "is down" if (folder / DOWN).exists() else "does not run"
         raise BadInput(f"the lab {name!r} {state}", f"invoke lab.up --name {name}")
     site = Site.model_validate(json.loads((folder / INPUTS).read_text())["site"])
@@ -266,12 +268,16 @@ def check_start(name: str, site: Site) -> None:
     """
     folder = folder_of(name)
     if folder.exists() and not client.running(folder) and not (folder / DOWN).exists():
-        raise BadInput(
-            f"the lab {name!r} was left behind by a run that died; its consoles and disks are in {folder}",
-            f"invoke lab.destroy --name {name}   removes it; then bring it up again",
-        )
+        raise _left_behind(folder)
     if not client.running(folder):
         _check_room(site)
+
+
+def _left_behind(folder: Path) -> BadInput:
+    return BadInput(
+        f"the lab {folder.name!r} was left behind by a run that died; its consoles and disks are in {folder}",
+        f"invoke lab.destroy --name {folder.name}   removes it; then bring it up again",
+    )
 
 
 def _check_room(site: Site) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lab.errors import HapairError
-from lab.providers.base import CLEAN, LabStatus, LinkStatus
+from lab.log import Steps
+from lab.providers.base import CLEAN, LabStatus, LinkStatus, Node
 from lab.providers.pair import Pair
 
 COMMAND_S = 20.0
@@ -79,23 +80,41 @@ def _impaired(link: LinkStatus, way: str) -> str:
     return " ".join(changed) or "whole"
 
 
-def collect(pair: Pair, folder: Path) -> list[Path]:
-    """Write the logs of every node into a folder and return the files; what a node cannot give is left out."""
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """The files that were written, and why a node gave none but its console."""
+
+    files: tuple[Path, ...]
+    missing: Mapping[str, str]
+
+
+def collect(pair: Pair, folder: Path, progress: Steps) -> Collected:
+    """Write the logs of every node into a folder; a node that is off or frozen is not asked."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    written: list[Path] = []
+    missing: dict[str, str] = {}
     for name, node in pair.lab.nodes.items():
         console = pair.lab.folder / f"{name}.console"
         if console.exists():
             written.append(Path(shutil.copy(console, folder)))
+        state = node.state()
+        if state != "on":
+            missing[name] = f"it is {state}"
+            continue
         wanted = LOGS if name in pair.site.nodes else {"store.jsonl": ["cat", STORE_LOG]}
-        for suffix, argv in wanted.items():
-            try:
-                done = node.run(argv, limit_s=COMMAND_S, check=False)
-            except HapairError:
-                continue  # off or frozen: its console is all there is
-            if done.code and not done.stdout:
-                continue  # there is no such file on it
-            target = folder / f"{name}.{suffix}"
-            target.write_bytes(done.stdout)
-            written.append(target)
-    return written
+        try:
+            with progress.step(f"logs of {name}"):
+                written += _collected(node, wanted, folder)
+        except HapairError as error:
+            missing[name] = error.message.splitlines()[0]
+    return Collected(tuple(written), missing)
+
+
+def _collected(node: Node, wanted: Mapping[str, Sequence[str]], folder: Path) -> Iterator[Path]:
+    for suffix, argv in wanted.items():
+        done = node.run(argv, limit_s=COMMAND_S, check=False)
+        if done.code and not done.stdout:
+            continue  # there is no such file on it
+        target = folder / f"{node.name}.{suffix}"
+        target.write_bytes(done.stdout)
+        yield target

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from lab.errors import BadInput
+from lab.errors import HostLacks
 
 MANIFEST = "manifest.json"
 
@@ -68,7 +68,7 @@ def check(folder: Path, *, full: bool = False) -> dict[str, str]:
     Size and time of each file are compared; its content when the time is unknown (a copy) or with `full`.
 
     Raises:
-        BadInput: the folder is not what its manifest says.
+        HostLacks: the folder is not what its manifest says.
     """
     cure = f"remove {folder} and run the command again: it is made anew"
     try:
@@ -81,21 +81,21 @@ def check(folder: Path, *, full: bool = False) -> dict[str, str]:
             write_manifest(folder, manifest)
         return {name: str(files[name]["sha256"]) for name in files}
     except OSError as error:
-        raise BadInput(f"{error.filename}: {error.strerror}", cure) from None
+        raise HostLacks(f"{error.filename}: {error.strerror}", cure) from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise BadInput(f"{folder / MANIFEST}: not a manifest", cure) from None
+        raise HostLacks(f"{folder / MANIFEST}: not a manifest", cure) from None
 
 
 def _differs(path: Path, wanted: Mapping[str, Any], *, full: bool, cure: str) -> bool:
     """Check one file; tell whether its time (and nothing else) differs from the manifest's."""
     seen = path.stat()
     if seen.st_size != wanted["size_bytes"]:
-        raise BadInput(f"{path}: {seen.st_size} bytes instead of {wanted['size_bytes']}", cure)
+        raise HostLacks(f"{path}: {seen.st_size} bytes instead of {wanted['size_bytes']}", cure)
     differs = bool(seen.st_mtime_ns != wanted["mtime_ns"])
     if full or differs:
         digest = file_digest(path)
         if digest != wanted["sha256"]:
-            raise BadInput(f"{path}: SHA-256 is {digest} instead of {wanted['sha256']}", cure)
+            raise HostLacks(f"{path}: SHA-256 is {digest} instead of {wanted['sha256']}", cure)
     return differs
 
 

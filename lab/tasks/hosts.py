@@ -20,7 +20,10 @@ SITE_HELP = "the site file (default: hostfiles/site.example.yaml)"
 @task(auto_shortflags=False, help={"folder": "where the files go, one folder for each node", "site": SITE_HELP})
 @guarded
 def render(_context: Context, folder: str, site: str = str(EXAMPLE)) -> None:
-    """Write every file that the nodes need below FOLDER, in place of what was rendered there before."""
+    """Write every file that the nodes need below FOLDER, in place of what was rendered there before.
+
+    invoke hosts.render FOLDER [--site FILE]
+    """
     if folder.startswith("-"):
         raise BadInput(f"{folder} is no folder", "invoke --help hosts.render shows the options; ./NAME allows any name")
     written = write(render_all(load_site(Path(site))), Path(folder))

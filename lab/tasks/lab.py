@@ -75,14 +75,20 @@ def status(_context: Context, name: str = "default", watch: bool = False, json: 
 @task(auto_shortflags=False, help={"node": "n1, n2 or third", "name": NAME_HELP})
 @guarded
 def ssh(context: Context, node: str, name: str = "default") -> None:
-    """Run the shell command given after `--` on NODE, or open a shell there; the exit code is the command's."""
+    """Run the shell command given after `--` on NODE, or open a shell there; the exit code is the command's.
+
+    invoke lab.ssh NODE [-- COMMAND]
+    """
     raise SystemExit(terminal.shell(pair.attach(name).node(node), context.remainder))
 
 
 @task(auto_shortflags=False, help={"node": "n1, n2 or third", "name": NAME_HELP})
 @guarded
 def console(_context: Context, node: str, name: str = "default") -> None:
-    """Show what NODE's console has said and says, until Ctrl-C."""
+    """Show what NODE's console has said and says, until Ctrl-C.
+
+    invoke lab.console NODE
+    """
     terminal.console(pair.attach(name).node(node).console_path)
 
 
@@ -94,19 +100,35 @@ def console(_context: Context, node: str, name: str = "default") -> None:
 def logs(_context: Context, folder: str | None = None, name: str = "default") -> None:
     """Collect the nodes' journals, kernel logs, consoles, decision logs and the store's log."""
     target = Path(folder) if folder else paths.PROJECT / "out" / "logs" / name
-    for path in report.collect(pair.attach(name), target):
+    running = pair.attach(name)
+    with log.steps(f"Collecting the logs of the lab {name!r}") as progress:
+        collected = report.collect(running, target, progress)
+    for path in collected.files:
         log.out(str(path))
+    for node, why in collected.missing.items():
+        log.warn(f"{node} gave nothing but its console: {why}")
 
 
 @task(
     auto_shortflags=False,
-    help={"fault": "its name; a wrong one lists all", "node": "the node that it hits", "name": NAME_HELP},
+    help={
+        "fault": "its name; a wrong one lists all",
+        "node": "the node that it hits (default: the one that serves)",
+        "name": NAME_HELP,
+    },
 )
 @guarded
-def fault(_context: Context, fault: str, node: str = "n1", name: str = "default") -> None:
-    """Put a fault in place, until `lab.heal`."""
-    placed = manual.inject(pair.attach(name).lab, fault, node)
-    log.out(f"{node}: {placed.text}; invoke lab.heal --name {name} undoes it")
+def fault(_context: Context, fault: str, node: str | None = None, name: str = "default") -> None:
+    """Put a fault in place, until `lab.heal`.
+
+    invoke lab.fault FAULT [--node NODE]
+    """
+    running = pair.attach(name)
+    hit = node or running.serving()
+    if hit is None:
+        raise BadInput("nobody serves just now", "name the node that the fault shall hit: --node n1")
+    placed = manual.inject(running.lab, fault, hit)
+    log.out(f"{hit}: {placed.text}; invoke lab.heal --name {name} undoes it")
 
 
 @task(auto_shortflags=False, help={"name": NAME_HELP})
@@ -190,7 +212,10 @@ def demo(
 @task(auto_shortflags=False, help={"file": "the bundle to write"})
 @guarded
 def bundle(_context: Context, file: str) -> None:
-    """Pack kernel, image and digests into FILE, for machines without compiler, root or user namespaces."""
+    """Pack kernel, image and digests into FILE, for machines without compiler, root or user namespaces.
+
+    invoke lab.bundle FILE
+    """
     with log.steps(f"Packing {file}") as progress:
         made = artifacts.ensure(progress)
         bundles.pack(made, Path(file), progress)

@@ -37,7 +37,10 @@ def run(  # noqa: PLR0917 - Invoke passes flags by name
     keep: bool = False,
     shell_on_failure: bool = False,
 ) -> None:
-    """Run one scenario on a pair of its own."""
+    """Run one scenario on a pair of its own.
+
+    invoke scenario.run NAME [--keep] [--shell-on-failure] [--seed NUMBER]
+    """
     from lab.scenario import runner  # noqa: PLC0415 - pytest is slow to load, and only this task needs it
 
     if seed and not seed.isdigit():

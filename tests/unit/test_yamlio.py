@@ -53,7 +53,7 @@ def test_good_file_becomes_a_model(tmp_path: Path) -> None:
         ("parts:\n- name: a\n- size: 2\n", "spec.yaml:3: parts.1.name: Field required"),
         ("parts: [\n", "spec.yaml:2: "),
         ("parts: !!python/object:os.system []\n", "spec.yaml:1: could not determine a constructor"),
-        ("", "spec.yaml:1: Input should be"),
+        ("", "spec.yaml: the file is empty"),
         (b"parts: \xff\n", "spec.yaml: not UTF-8 text (byte 7)"),
         ("? [a]\n: 1\n", "spec.yaml: unhashable type"),
     ],

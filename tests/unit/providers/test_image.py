@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from lab import log, paths
-from lab.errors import BadInput, HostLacks
+from lab.errors import HostLacks
 from lab.proc import CommandFailed
 from lab.providers import image
 from lab.providers.image import IMAGE
@@ -273,7 +273,7 @@ def kept(source: Path, host: Fakes) -> Path:
 def test_another_size_is_refused(kept: Path, source: Path) -> None:
     (kept / IMAGE).chmod(0o644)
     os.truncate(kept / IMAGE, 5)
-    with pytest.raises(BadInput, match=r"5 bytes instead of 1048576") as caught:
+    with pytest.raises(HostLacks, match=r"5 bytes instead of 1048576") as caught:
         image.ensure(log.silent(), source)
     assert f"remove {kept}" in caught.value.hint
 
@@ -284,10 +284,10 @@ def test_another_content_is_refused(kept: Path) -> None:
     seen = (kept / IMAGE).stat()
     with (kept / IMAGE).open("r+b") as file:
         file.write(b"X")
-    with pytest.raises(BadInput, match="SHA-256 is"):
+    with pytest.raises(HostLacks, match="SHA-256 is"):
         image.load(kept)
     os.utime(kept / IMAGE, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-    with pytest.raises(BadInput, match="SHA-256 is"):
+    with pytest.raises(HostLacks, match="SHA-256 is"):
         image.load(kept, full=True)
 
 
@@ -304,14 +304,14 @@ def test_a_true_copy_is_read_once_and_then_trusted(kept: Path, tmp_path: Path, m
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"files": {"root.ext4": {}}}', '{"files": {}}'])
 def test_a_manifest_that_is_none_is_refused(kept: Path, text: str) -> None:
     (kept / "manifest.json").write_text(text)
-    with pytest.raises(BadInput, match=r"not a manifest|holds no root\.ext4"):
+    with pytest.raises(HostLacks, match=r"not a manifest|holds no root\.ext4"):
         image.load(kept)
 
 
 @pytest.mark.spawns
 def test_an_image_without_its_file_is_refused(kept: Path) -> None:
     (kept / IMAGE).unlink()
-    with pytest.raises(BadInput, match=r"root\.ext4: No such file"):
+    with pytest.raises(HostLacks, match=r"root\.ext4: No such file"):
         image.load(kept)
 
 

@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from lab import log
 from lab.hosts.site import load_site
 from lab.providers import report
 from lab.providers.base import Impairment
@@ -103,7 +104,9 @@ def test_logs_are_collected_but_for_what_a_node_cannot_give(lab: FakeLab, tmp_pa
     lab.nodes["third"].says["cat /var/lib/hapair-store/requests.jsonl"] = '{"t": 1}\n'
     lab.nodes["n2"].power_off()
     (lab.folder / "n2.console").write_text("panic")
-    written = report.collect(over(lab), tmp_path / "deep" / "logs")
+    collected = report.collect(over(lab), tmp_path / "deep" / "logs", log.silent())
+    written = collected.files
+    assert collected.missing == {"n2": "it is off"}
     assert {path.name: path.read_text() for path in written} == {
         "n1.journal": "the journal\n",
         "n1.kernel": "the kernel\n",
