@@ -108,6 +108,18 @@ def test_without_arguments_it_says_how_to_activate(dev: Dev, project: Path) -> N
     assert (done.code, f". '{project}/.venv/bin/activate'" in done.text) == (0, True)
 
 
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_help_is_printed_and_nothing_is_made(dev: Dev, project: Path, word: str) -> None:
+    done = dev(word)
+    assert (done.code, "./dev CMD" in done.text, (project / ".venv").exists()) == (0, True, False)
+
+
+def test_a_command_that_does_not_exist_is_bad_input(dev: Dev) -> None:
+    done = dev("no-such-command")
+    assert done.code == 2
+    assert b"there is no command no-such-command" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["base", "test", "lab", "build", "vagrant"])
 def test_packages_of_a_set_are_printed_and_nothing_is_made(dev: Dev, project: Path, fakes: Fakes, name: str) -> None:
     done = dev("--packages", name)

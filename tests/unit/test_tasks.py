@@ -42,6 +42,15 @@ def test_task_explains_itself_and_its_parameters(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
+def test_help_shows_what_is_positional(name: str) -> None:
+    # Invoke's own help lists positional arguments among the flags.
+    parameters = list(inspect.signature(TASKS[name].body).parameters.values())[1:]
+    required = [parameter.name.upper() for parameter in parameters if parameter.default is parameter.empty]
+    if required:
+        assert f"invoke {name} {' '.join(required)}" in (TASKS[name].body.__doc__ or "")
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_required_parameters_are_positional_and_the_others_flags(name: str) -> None:
     task = TASKS[name]
     parameters = list(inspect.signature(task.body).parameters.values())[1:]

@@ -297,6 +297,8 @@ def test_the_life_of_a_lab(room: Path, tmp_path: Path, monkeypatch: pytest.Monke
     os.kill(again.lab.status().pid, signal.SIGKILL)
     wait_until("all of it died", lambda: not any(record.alive(name) for name in record.processes), Deadline.after(10))
     with pytest.raises(BadInput, match="left behind by a run that died"):
+        pair.attach(folder.name)
+    with pytest.raises(BadInput, match="left behind by a run that died"):
         up(tmp_path)
     assert pair.destroy("lab")
     assert list(room.iterdir()) == []
