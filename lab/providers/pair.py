@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from lab import paths
 from lab.deadline import Deadline, wait_until
@@ -201,6 +204,29 @@ def attach(name: str) -> Pair:
         raise BadInput(f"the lab {name!r} {state}", f"invoke lab.up --name {name}")
     site = Site.model_validate(json.loads((folder / INPUTS).read_text())["site"])
     return Pair(client.attach(folder), site)
+
+
+@contextmanager
+def reserved(name: str) -> Iterator[None]:
+    """Keep a lab to one run at a time for as long as the context lasts: two that reset it would judge each other.
+
+    Raises:
+        BadInput: another run has it.
+    """
+    lock = FileLock(f"{folder_of(name)}.run.lock", timeout=0)
+    lock_folder = Path(lock.lock_file).parent
+    lock_folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BadInput(
+            f"another run of scenarios uses the lab {name!r}", "wait for its end, or give --lab NAME"
+        ) from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def reset(pair: Pair, progress: Steps) -> None:

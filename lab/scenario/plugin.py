@@ -118,12 +118,12 @@ def rig(request: pytest.FixtureRequest, run: Run, artifacts: Artifacts) -> Itera
     `artifacts` (kernel and image, made or fetched) is a fixture of the tests' own conftest.
     """
     name = request.config.getoption("--lab")
-    with uncaptured(request.config), log.steps(f"Bringing up the pair ({run.provider})") as progress:
-        up = pair.bring_up(name, load_site(), artifacts, progress, seed_number=run.seed)
-
-    yield Rig(up, lambda: pair.reset(up, log.silent()))
-    if not request.config.getoption("--keep"):
-        pair.destroy(name)
+    with pair.reserved(name):
+        with uncaptured(request.config), log.steps(f"Bringing up the pair ({run.provider})") as progress:
+            up = pair.bring_up(name, load_site(), artifacts, progress, seed_number=run.seed)
+        yield Rig(up, lambda: pair.reset(up, log.silent()))
+        if not request.config.getoption("--keep"):
+            pair.destroy(name)
 
 
 @pytest.fixture

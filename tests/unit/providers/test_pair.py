@@ -147,6 +147,17 @@ def artifacts_in(folder: Path) -> Artifacts:
     return Artifacts(KERNEL, "k" * 64, image, "i" * 64)
 
 
+def test_a_lab_serves_one_run_at_a_time(state: Path) -> None:
+    with pair.reserved("one"):
+        with pytest.raises(BadInput, match="another run of scenarios uses the lab 'one'"), pair.reserved("one"):
+            pass
+        with pair.reserved("two"):
+            pass
+    with pair.reserved("one"):
+        pass
+    assert list(state.iterdir()) == []
+
+
 def test_a_lab_left_behind_is_refused_with_its_cure(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
