@@ -49,6 +49,9 @@ class Impairment:
 
 CLEAN = Impairment()
 
+PROVIDERS = ("uml",)
+"""What nodes can be: the names that `--provider` takes."""
+
 
 @dataclass(frozen=True)
 class Interface:

@@ -346,11 +346,14 @@ def attach(folder: Path) -> UmlLab:
 def stop(folder: Path) -> None:
     """End a lab's supervisor and its nodes; the disks stay. A lab that does not run is only cleaned up."""
     with locked(folder):
-        if running(folder):
+        record = Record.load(folder)
+        if record is not None and record.alive("supervisor"):
             with contextlib.suppress(HapairError), Connection(folder, {"op": "shutdown"}, ANSWER_LIMIT_S) as connection:
                 connection.value()
             with contextlib.suppress(TimedOut):  # then it is killed
-                wait_until("the supervisor has ended", lambda: not running(folder), Deadline.after(STOP_LIMIT_S))
+                wait_until(
+                    "the supervisor has ended", lambda: not record.alive("supervisor"), Deadline.after(STOP_LIMIT_S)
+                )
         clean_up(folder)
 
 

@@ -20,6 +20,7 @@ from lab.errors import HapairError
 from lab.hosts.site import load_site
 from lab.paths import PROJECT
 from lab.providers import pair
+from lab.providers.base import PROVIDERS
 from lab.providers.plan import Artifacts
 from lab.scenario import shell
 from lab.scenario.capture import uncaptured
@@ -27,7 +28,6 @@ from lab.scenario.report import Report, Result
 from lab.scenario.scene import Pair, Scene
 from lab.scenario.verdict import Outcome
 
-PROVIDERS = ("uml",)
 TEST_LIMIT_S = 600.0  # one scenario without its set-up; every wait inside is bounded far below
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from lab.errors import BadInput, ExitCode
 from lab.paths import PROJECT
+from lab.providers.base import PROVIDERS
 from lab.scenario import catalogue
-from lab.scenario.plugin import PROVIDERS
 
 
 def run(name: str, *, provider: str, seed: int | None, keep: bool, shell_on_failure: bool) -> ExitCode:

@@ -13,6 +13,7 @@ from lab.hosts.site import EXAMPLE, load_site
 from lab.providers import bundle as bundles
 from lab.providers import doctor as checks
 from lab.providers import pair, report, terminal
+from lab.providers.base import PROVIDERS
 from lab.scenario import demo as story
 from lab.scenario import faults, manual
 from lab.scenario.verdict import Outcome
@@ -21,7 +22,6 @@ from lab.tasks._run import guarded
 NAME_HELP = "the lab's name; labs of different names run side by side"
 SITE_HELP = "the site file (default: hostfiles/site.example.yaml)"
 BUNDLE_HELP = "take kernel and image from this file or URL, and build nothing"
-PROVIDERS = ("uml",)
 
 
 def _check_provider(context: Context, wanted: str | None) -> None:

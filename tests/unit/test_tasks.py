@@ -91,3 +91,10 @@ def test_too_old_python_is_told_so() -> None:
     program = "import sys; sys.version_info = (3, 8, 1); import tasks"
     done = proc.run([sys.executable, "-c", program], limit_s=30, cwd=PROJECT, check=False)
     assert (done.code, "Python 3.8, too old" in done.stderr.decode()) == (3, True)
+
+
+@pytest.mark.spawns
+def test_tasks_leave_the_pytest_plugin_to_pytest() -> None:
+    # Imported ahead of pytest its assertions cannot be rewritten: pytest warns, and our warnings are errors.
+    code = "import sys, tasks, lab.scenario.runner; sys.exit('lab.scenario.plugin' in sys.modules)"
+    assert proc.run([sys.executable, "-c", code], limit_s=30, cwd=PROJECT, check=False).code == 0
