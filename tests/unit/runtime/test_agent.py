@@ -188,17 +188,6 @@ def test_a_demotion_that_fails_removes_the_node(running: Running, monkeypatch: p
     assert running.machine.told("drbdadm").count("secondary r0") > 1
 
 
-def test_leaving_hands_the_lock_to_a_serving_peer(running: Running) -> None:
-    r0.main("r0", ["secondary"], running.host.paths)
-    running.machine.say("change connection name:r0 peer-node-id:0 conn-name:peer role:Primary\n")
-    running.host.together("Secondary")
-    running.until("the agent knows that the peer serves", lambda: running.status()["peer_role"] == "Primary")
-    assert cli.main(["leave"], running.host.paths) == 0
-    assert running.machine.told("drbdadm")[-1] == "down r0"
-    assert (running.lock().state, running.lock().owner, running.lock().writer) == (LockState.SOLO, "uuid-n2", "uuid-n1")
-    assert running.machine.told("drbdadm").count("adjust r0") == 1, "it stays down"
-
-
 def test_leaving_goes_before_any_other_request(running: Running) -> None:
     """The peer does not take over, so the first request waits; the shutdown does not wait for it."""
     (running.machine.state / "fail-r0.mount").write_text("")
