@@ -82,6 +82,7 @@ class Executor:
                 return Verdict.FAILED, f"drbdadm secondary: {done.last_line}"
             self._services.unmount()
             self._services.kill_users()
+            # Nothing announces that the last user has closed the device.
             time.sleep(DEMOTE_PAUSE_S)
 
     def _resume_io(self, action: Action) -> Result:

@@ -36,6 +36,7 @@ def decide(fence: Fence, guards: Guards, until: float, remove: Remove) -> tuple[
         if answer.held is Held.REFUSED and record is not None:
             return _refused(guards, answer.text, stealing=record.state is LockState.STEALING, remove=remove)
         text = answer.text
+        # Nothing announces that the store answers again.
         time.sleep(max(0.0, min(RETRY_S, until - time.monotonic())))
     return FAILED, text
 

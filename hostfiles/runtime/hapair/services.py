@@ -55,6 +55,7 @@ class Services:
             if time.monotonic() >= until:
                 return False, f"still mounted: {', '.join(sorted({point for point, _ in self._own_mounts()}))}"
             self.kill_users()
+            # Nothing announces that the last user of a mount has gone.
             time.sleep(PAUSE_S)
         proc.run(["systemctl", "stop", self._resource.mount_unit], 5.0)
         if self.lxd_active():
