@@ -4,6 +4,7 @@ Sessions run in the environment that ./dev makes, with the tools that requiremen
 """
 
 import re
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,6 +53,10 @@ def lint(session: nox.Session) -> None:
     _run(session, "shellcheck", *_shell_scripts())
     _run(session, "check-jsonschema", "--builtin-schema", "vendor.github-workflows", ".github/workflows/ci.yml")
     _run(session, "check-jsonschema", "--builtin-schema", "vendor.gitlab-ci", "docs/ci/gitlab.yml")
+    if shutil.which("vagrant"):
+        session.run("vagrant", "validate", "--ignore-provider", external=True)
+    else:
+        session.log("the Vagrantfile is not validated: Vagrant is not installed here")
 
 
 @nox.session(tags=["fast"])
@@ -70,6 +75,12 @@ def failover(session: nox.Session) -> None:
 def planted(session: nox.Session) -> None:
     """Planted faults, one for each scenario: each must turn its scenario red."""
     _run(session, "pytest", "-m", "planted", "tests/scenarios", *session.posargs)
+
+
+@nox.session(default=False)
+def build(session: nox.Session) -> None:
+    """Build and check every buildspec whose sources answer; those that do not are named."""
+    _run(session, "invoke", "build.all", *session.posargs)
 
 
 @nox.session(default=False, venv_backend="venv")

@@ -15,7 +15,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys (YAML 1.2 §3.2.1.3: the keys of a mapping are unique)."""
+    """SafeLoader that refuses duplicate keys (YAML 1.2 §3.2.1.3: the keys of a mapping are unique).
+
+    Not the one on libyaml: a file of many nested brackets ends the whole process there.
+    """
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -39,8 +42,7 @@ def load_model(path: Path, model: type[Model]) -> Model:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=_StrictLoader)
-        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a subclass of SafeLoader
+        root, data = _parsed(text)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}", "name a file that exists and can be read") from None
     except UnicodeDecodeError as error:
@@ -57,6 +59,16 @@ def load_model(path: Path, model: type[Model]) -> Model:
     except ValidationError as error:
         faults = [f"{path}:{_line(root, fault['loc'])}: {_sentence(fault)}" for fault in error.errors()]
         raise BadInput("\n".join(faults), "mend each line named above") from None
+
+
+def _parsed(text: str) -> tuple[yaml.Node | None, Any]:
+    """Return a document as nodes, which know their lines, and as data; parsed once, which takes most of the time."""
+    loader = _StrictLoader(text)
+    try:
+        root = loader.get_single_node()
+        return root, None if root is None else loader.construct_document(root)
+    finally:
+        loader.dispose()
 
 
 def _line(node: yaml.Node | None, where: tuple[int | str, ...]) -> int:

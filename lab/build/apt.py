@@ -8,11 +8,13 @@ import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
+from urllib.parse import unquote
 
 from lab.build import runner
 from lab.build.progress import Step
-from lab.build.spec import AptPackage
+from lab.build.spec import AptPackage, DebSource, GoDeps
 from lab.errors import HapairError
 from lab.proc import CommandFailed
 
@@ -24,6 +26,8 @@ KEYRINGS = (
 # apt reads its proxies from here too; lab.proc hands on none of them by itself.
 PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 LIMIT_S = 900.0
+HELPER = "/usr/lib/apt/apt-helper"
+"""Downloads one file the way apt-get does, with its methods, proxies and checksums."""
 
 
 @dataclass(frozen=True)
@@ -99,43 +103,127 @@ def _builtin() -> str:
     return found[1] if found else ""
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A file that a signed index lists: its address, its name, and the SHA-256 that it must have."""
+
+    uri: str
+    file: str
+    size_bytes: int
+    sha256: str
+
+
 def download(
     package: AptPackage, mirror: Mirror, folder: Path, *, step: Step, stop: threading.Event | None = None
 ) -> tuple[Path, str]:
     """Download one package into `folder` and return its file and version; apt checks its signature and checksum.
 
     Raises:
-        NotThere: that archive has no such suite or package, or did not answer.
+        NotThere: that archive has no such suite, package or version, or did not answer.
     """
-    root = folder / "apt"
-    options = _private_root(root, package.suite, mirror)
-    env = {name: os.environ[name] for name in PROXIES if name in os.environ}
-    log = folder / "apt.log"
-
-    def apt(*words: str, cwd: Path) -> None:
-        def watch() -> None:
-            done = sum(path.stat().st_size for path in folder.glob("*.deb*"))
-            step.note(f"{package.package}: {done / 1e6:.0f} MB" if done else f"asking for {package.suite}")
-
-        argv = ["apt-get", *options, *words]
-        runner.run(argv, cwd=cwd, env=env, log=log, limit_s=LIMIT_S, watch=watch, stop=stop)
-
-    try:
-        apt("update", "--error-on=any", cwd=root)
-        apt("download", package.package, cwd=folder)
-    except CommandFailed:
-        raise NotThere(_complaints(log)) from None
+    root = _Root(folder, package.suite, mirror, "deb", step=step, stop=stop)
+    root.run("update", "--error-on=any")
+    root.run("download", f"{package.package}={package.version}" if package.version else package.package)
     debs = sorted(folder.glob("*.deb"))
     if len(debs) != 1:
         raise NotThere("apt-get download left no package behind")
-    return debs[0], debs[0].name.split("_")[1].replace("%3a", ":")
+    return debs[0], version_of(debs[0].name)
 
 
-def _private_root(root: Path, suite: str, mirror: Mirror) -> list[str]:
+def source(
+    wanted: DebSource, mirror: Mirror, folder: Path, *, step: Step, stop: threading.Event | None = None
+) -> tuple[Path, str]:
+    """Download one file of a source package into `folder` and return it and the package's version.
+
+    apt checks the index's signature, and the file against the index.
+
+    Raises:
+        NotThere: that archive has no such suite, package, version or file, or did not answer.
+    """
+    root = _Root(folder, wanted.suite, mirror, "deb-src", step=step, stop=stop)
+    root.run("update", "--error-on=any")
+    name = f"{wanted.package}={wanted.version}" if wanted.version else wanted.package
+    files = parse_uris(root.ask("source", "--print-uris", "--only-source", name))
+    found = [one for one in files if (one.file == wanted.file if wanted.file else ".orig.tar." in one.file)]
+    # "orig.tar.gz.asc" is a signature.
+    found = [one for one in found if wanted.file or not one.file.endswith(".asc")]
+    if len(found) != 1:
+        raise NotThere(f"its index lists {', '.join(one.file for one in files) or 'nothing'}")
+    (one,) = found
+    root.run("download-file", one.uri, str(folder / one.file), f"SHA256:{one.sha256}", program=HELPER)
+    dsc = next((file.file for file in files if file.file.endswith(".dsc")), "")
+    return folder / one.file, version_of(dsc.removesuffix(".dsc") + "_")
+
+
+def closure(wanted: GoDeps, mirror: Mirror, folder: Path, *, step: Step, stop: threading.Event | None = None) -> None:
+    """Download packages, and those that they depend on, into `folder`; apt checks signature and checksums.
+
+    Raises:
+        NotThere: that archive has no such suite, lacks one of the packages, or did not answer.
+    """
+    root = _Root(folder, wanted.suite, mirror, "deb", step=step, stop=stop)
+    root.run("update", "--error-on=any")
+    listed = parse_uris(root.ask("install", "--print-uris", "--yes", "--no-install-recommends", *wanted.packages))
+    parts = [one.file.split("_") for one in listed]
+    taken = [part for part in parts if part[0] in wanted.packages or fnmatch(part[0], wanted.only)]
+    if not taken:
+        raise NotThere(f"none of the packages is called {wanted.only}")
+    root.run("download", *(f"{name}={unquote(version)}" for name, version, *_ in taken))
+
+
+def parse_uris(text: str) -> list[Listed]:
+    """Read what `apt-get --print-uris` says: 'URI' FILE SIZE HASH (apt-get(8))."""
+    lines = re.findall(r"^'([^']+)' (\S+) (\d+) ?(?:SHA256:([0-9a-f]{64}))?", text, flags=re.MULTILINE)
+    return [Listed(uri, file, int(size), sha256) for uri, file, size, sha256 in lines]
+
+
+def version_of(file: str) -> str:
+    """Return the version in the name of a package's file (NAME_VERSION_ARCH.deb), its colon spelled out again."""
+    return unquote(file.split("_")[1]) if file.count("_") > 1 else ""
+
+
+class _Root:
+    """A private apt root in a folder: it knows one suite of one archive."""
+
+    def __init__(
+        self, folder: Path, suite: str, mirror: Mirror, kind: str, *, step: Step, stop: threading.Event | None
+    ) -> None:
+        self.folder, self.suite, self.step, self.stop = folder, suite, step, stop
+        self.options = _private_root(folder / "apt", suite, mirror, kind)
+        self.env = {name: os.environ[name] for name in PROXIES if name in os.environ}
+        self.log = folder / "apt.log"
+
+    def _watch(self) -> None:
+        done = sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file() and path.suffix != ".log")
+        self.step.note(f"{done / 1e6:.0f} MB" if done else f"asking for {self.suite}")
+
+    def run(self, *words: str, program: str = "apt-get", log: Path | None = None) -> None:
+        """Run apt in the folder.
+
+        Raises:
+            NotThere: it failed; the message is its own.
+        """
+        argv = [program, *self.options, *words]
+        if program == HELPER:
+            argv.remove("-q")  # it knows no such option
+        log = log or self.log
+        try:
+            runner.run(argv, cwd=self.folder, env=self.env, log=log, limit_s=LIMIT_S, watch=self._watch, stop=self.stop)
+        except CommandFailed:
+            raise NotThere(_complaints(log)) from None
+
+    def ask(self, *words: str) -> str:
+        """Run apt and return what it says; raises as `run` does."""
+        log = self.folder / "uris.log"
+        self.run(*words, log=log)
+        return log.read_text(encoding="utf-8", errors="replace")
+
+
+def _private_root(root: Path, suite: str, mirror: Mirror, kind: str) -> list[str]:
     for part in ("state/lists/partial", "cache/archives/partial", "sources.list.d"):
         (root / part).mkdir(parents=True, exist_ok=True)
     (root / "status").touch()
-    stanza = f"Types: deb\nURIs: {mirror.uri}\nSuites: {suite}\nComponents: main\n"
+    stanza = f"Types: {kind}\nURIs: {mirror.uri}\nSuites: {suite}\nComponents: main\n"
     if mirror.signed_by:
         stanza += f"Signed-By: {mirror.signed_by}\n"
     (root / "sources.list.d" / "private.sources").write_text(stanza, encoding="utf-8")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lab import paths
-from lab.build.fetch import digest_file
+from lab.build.archive import digest
 from lab.errors import ExitCode, HapairError
 
 MANIFEST = "manifest.json"
+UNVERIFIED = "-unverified"
+SYSTEM = "-liblxc-system"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Artifact:
     sha256: str
     verified: bool
     """False when a source came from a local file that no checksum or signature vouches for."""
+    content: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Its manifest."""
 
 
 class Damaged(HapairError):
@@ -40,15 +44,20 @@ def shelf() -> Path:
     return paths.cache() / "artifacts"
 
 
-def place(name: str, key: str, *, verified: bool) -> Path:
-    """Return where an artifact stands or will stand; the name tells that nothing vouches for a source."""
-    return shelf() / f"{name}-{key}{'' if verified else '-unverified'}"
+def marks(*, verified: bool, system: bool) -> str:
+    """Return what an artifact's name tells: nothing vouches for a source, or it needs the distribution's liblxc."""
+    return ("" if verified else UNVERIFIED) + (SYSTEM if system else "")
+
+
+def place(name: str, key: str, *, verified: bool, system: bool = False) -> Path:
+    """Return where an artifact stands or will stand."""
+    return shelf() / f"{name}-{key}{marks(verified=verified, system=system)}"
 
 
 def publish(stage: Path, target: Path, content: Mapping[str, Any]) -> Artifact:
     """Write the manifest into `stage` and make it `target` in one move, after everything reached the disk."""
     files = {
-        str(path.relative_to(stage)): {"size_bytes": path.stat().st_size, "sha256": digest_file(path)}
+        str(path.relative_to(stage)): {"size_bytes": path.stat().st_size, "sha256": digest(path)}
         for path in sorted(stage.rglob("*"))
         if path.is_file()
     }
@@ -86,16 +95,18 @@ def _read(target: Path) -> Artifact:
         name, key, result, files = content["name"], content["key"], content["result"], content["files"]
         wanted = {str(path): str(file["sha256"]) for path, file in files.items()}
         sources = content["inputs"]["sources"].values()
-        verified = all(source["verified"] for source in sources)
-        expected = place(name, key, verified=verified).name
-        digest = wanted[result]
+        verified = content.get("verified", all(source["verified"] for source in sources)) is True
+        system = content.get("liblxc") == "system"
+        name = f"{name}-{release}" if (release := content.get("release")) else name
+        expected = place(name, key, verified=verified, system=system).name
+        sha256 = wanted[result]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise Damaged(f"{target / MANIFEST} is missing or not a manifest", cure) from None
     if target.name != expected:
         raise Damaged(f"{target}: its manifest is that of {expected}", cure)
-    for path, sha256 in wanted.items():
+    for path, right in wanted.items():
         file = target / path
-        found = digest_file(file) if file.is_file() else "nothing there"
-        if found != sha256:
-            raise Damaged(f"{file} is damaged: sha256 must be {sha256}, found {found}", cure)
-    return Artifact(name, key, target, target / result, digest, verified)
+        found = digest(file) if file.is_file() else "nothing there"
+        if found != right:
+            raise Damaged(f"{file} is damaged: sha256 must be {right}, found {found}", cure)
+    return Artifact(name, key, target, target / result, sha256, verified, content)

@@ -30,8 +30,11 @@ def run(
     env: Mapping[str, str] | None = None,
     watch: Callable[[], None] | None = None,
     stop: threading.Event | None = None,
+    shown: tuple[str, ...] | None = None,
 ) -> None:
     """Run a command to its end; `watch` is called about twice a second while it runs.
+
+    `shown` is what errors call the command, where the words that start it say less.
 
     Whatever ends the wait early (the limit, Ctrl-C, `stop`, a failing `watch`) kills the command's process group; if
     this process itself is killed, the command gets SIGTERM from the kernel, which make passes on to all it started.
@@ -41,11 +44,12 @@ def run(
         HostLacks: the program is not installed.
         Stopped: `stop` was set.
     """
-    words = tuple(str(word) for word in argv)
-    which(words[0])
+    started = tuple(str(word) for word in argv)
+    words = shown or started
+    which(started[0])
     begin = log.stat().st_size if log.exists() else 0
     with log.open("ab") as sink:
-        child = spawn([*ORPHANED, *words], cwd=cwd, env=env, stdout=sink, stderr=sink)
+        child = spawn([*ORPHANED, *started], cwd=cwd, env=env, stdout=sink, stderr=sink)
         ended = os.pidfd_open(child.pid)
         try:
             until = time.monotonic() + limit_s

@@ -9,10 +9,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lab import paths
-from lab.build import manifest, spec
+from lab.build import godeps, manifest, spec
 from lab.errors import HapairError
 
-PARTS = ("artifacts", "logs", "scratch")
+PARTS = ("artifacts", "logs", "scratch", "warm")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def clean(names: list[str], *, sources: bool = False) -> int:
         described, _ = spec.load(name)
         doomed = [folder for part in PARTS for folder in _of(part, name)]
         if sources:
-            doomed += [folder for source in described.sources for folder in _of("sources", source)]
+            doomed += _sources(described)
         locks = paths.cache() / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         try:
@@ -74,11 +74,22 @@ def clean(names: list[str], *, sources: bool = False) -> int:
     return freed
 
 
+def _sources(described: spec.Spec) -> list[Path]:
+    shelf = paths.cache() / "sources"
+    found = [folder for source in described.sources for folder in _of("sources", source)]
+    found += [folder for source in described.sources for folder in shelf.glob(f"{source}-given-*")]
+    return found + ([godeps.shelf(described.go_deps)] if described.go_deps else [])
+
+
 def _of(part: str, name: str) -> list[Path]:
     # A key has no hyphen, so "lxd" does not take what belongs to "lxd-agent".
     shelf = paths.cache() / part
     wanted = [*shelf.glob(name), *shelf.glob(f"{name}-*")]
-    return sorted(path for path in wanted if "-" not in path.name[len(name) + 1 :].removesuffix("-unverified"))
+    return sorted(path for path in wanted if "-" not in _key(path.name[len(name) + 1 :]))
+
+
+def _key(rest: str) -> str:
+    return rest.removesuffix(manifest.SYSTEM).removesuffix(manifest.UNVERIFIED)
 
 
 def _size(folder: Path) -> int:

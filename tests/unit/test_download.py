@@ -148,3 +148,31 @@ def test_reads_as_it_comes_and_may_stop_early(server: Server) -> None:
     server.cuts = [1000]
     with pytest.raises(HostLacks, match=server.url), download.reading(server.url) as body:
         body.read()
+
+
+def test_what_came_is_kept_for_the_next_call(server: Server, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    server.cuts = [300_000, 0, 0]
+    with pytest.raises(HostLacks):
+        download.save(server.url, tmp_path / "thing", limit_s=30, part=part)
+    assert 0 < part.stat().st_size <= 300_000
+    server.asked.clear()
+    download.save(server.url, tmp_path / "thing", limit_s=30, part=part)
+    assert (tmp_path / "thing").read_bytes() == DATA
+    assert server.asked[0] != ""
+    assert files(tmp_path) == ["thing"]
+
+
+def test_what_came_is_dropped_when_the_thing_has_changed(server: Server, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    part.write_bytes(b"old" * 1000)
+    part.with_name("part.version").write_text('"v0"')
+    download.save(server.url, tmp_path / "thing", limit_s=30, part=part)
+    assert (tmp_path / "thing").read_bytes() == DATA
+
+
+def test_a_refusal_leaves_no_empty_part(server: Server, tmp_path: Path) -> None:
+    server.status = 404
+    with pytest.raises(HostLacks):
+        download.save(server.url, tmp_path / "thing", limit_s=30, part=tmp_path / "part")
+    assert files(tmp_path) == []

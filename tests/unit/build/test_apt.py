@@ -9,7 +9,7 @@ import pytest
 
 from lab.build import apt
 from lab.build.apt import Mirror
-from lab.build.spec import AptPackage
+from lab.build.spec import AptPackage, DebSource, GoDeps
 from tests.fakes.programs import Fakes
 from tests.unit.build.conftest import Shown
 
@@ -126,3 +126,59 @@ def test_apts_own_words_say_why_a_place_fails(fakes: Fakes, tmp_path: Path, show
     with pytest.raises(apt.NotThere) as caught:
         apt.download(wanted, Mirror("http://one.example/debian"), tmp_path, step=shown, stop=threading.Event())
     assert caught.value.message == "E: no Release file"
+
+
+URIS = """\
+NOTICE: something
+'http://one.example/pool/t/toy/toy_1.0-2%2bb1.dsc' toy_1.0-2+b1.dsc 4006 SHA256:{0}
+'http://one.example/pool/t/toy/toy_1.0.orig.tar.gz' toy_1.0.orig.tar.gz 7 SHA256:{0}
+'http://one.example/pool/t/toy/toy_1.0.orig.tar.gz.asc' toy_1.0.orig.tar.gz.asc 7 SHA256:{0}
+'http://one.example/pool/t/toy/toy_1.0-2%2bb1.debian.tar.xz' toy_1.0-2+b1.debian.tar.xz 7 SHA256:{0}
+""".format("a" * 64)
+SOURCE = """\
+case "$*" in
+  *update*) cat "${0%/*}/../room/apt/sources.list.d/private.sources" >"${0%/*}/seen" ;;
+  *--print-uris*) cat "${0%/*}/uris" ;;
+esac
+"""
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("file", [None, "toy_1.0-2+b1.debian.tar.xz"])
+def test_a_file_of_a_source_package_comes_by_the_signed_index(
+    fakes: Fakes, tmp_path: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch, file: str | None
+) -> None:
+    (fakes.folder / "uris").write_text(URIS)
+    fakes.add("apt-get", script=SOURCE)
+    fakes.add("apt-helper", script='for word; do target=$last last=$word; done; touch "$target"')
+    monkeypatch.setattr(apt, "HELPER", str(fakes.folder / "apt-helper"))
+    room = tmp_path / "room"
+    room.mkdir()
+    wanted = DebSource(suite="bookworm", package="toy", version="1.0-2+b1", file=file)
+    found = apt.source(wanted, Mirror("http://one.example/debian"), room, step=shown)
+    assert found == (room / (file or "toy_1.0.orig.tar.gz"), "1.0-2+b1")
+    assert "Types: deb-src\n" in (fakes.folder / "seen").read_text()
+    assert any(call[-1] == "toy=1.0-2+b1" for call in fakes.calls("apt-get"))
+    assert fakes.calls("apt-helper")[0][-1] == f"SHA256:{'a' * 64}"
+
+
+@pytest.mark.spawns
+def test_a_source_package_without_the_file_says_what_it_has(fakes: Fakes, tmp_path: Path, shown: Shown) -> None:
+    (fakes.folder / "uris").write_text(URIS)
+    fakes.add("apt-get", script='case "$*" in *--print-uris*) cat "${0%/*}/uris" ;; esac')
+    wanted = DebSource(suite="bookworm", package="toy", file="toy_2.0.orig.tar.gz")
+    with pytest.raises(apt.NotThere, match=r"its index lists toy_1\.0-2\+b1\.dsc, toy_1\.0\.orig\.tar\.gz, "):
+        apt.source(wanted, Mirror("http://one.example/debian"), tmp_path, step=shown)
+
+
+@pytest.mark.spawns
+def test_packages_bring_along_what_they_need_of_the_same_kind(fakes: Fakes, tmp_path: Path, shown: Shown) -> None:
+    names = ("golang-x-dev_1%3a2+b_all.deb", "libc6_2_amd64.deb")
+    lines = [f"'http://one.example/{name}' {name} 7 SHA256:{'b' * 64}" for name in names]
+    (fakes.folder / "uris").write_text("\n".join(lines))
+    fakes.add("apt-get", script='case "$*" in *--print-uris*) cat "${0%/*}/uris" ;; esac')
+    apt.closure(GoDeps(suite="s", packages=("golang-x-dev",)), Mirror("http://one.example"), tmp_path, step=shown)
+    assert fakes.calls("apt-get")[-1][-2:] == ["download", "golang-x-dev=1:2+b"]
+    with pytest.raises(apt.NotThere, match=r"none of the packages is called rust-\*"):
+        wanted = GoDeps(suite="s", packages=("golang-y-dev",), only="rust-*")
+        apt.closure(wanted, Mirror("http://one.example"), tmp_path, step=shown)

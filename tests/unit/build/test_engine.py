@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 import threading
-import time
+import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from lab.build import engine, manifest, runner, shelves
+from lab.build import manifest, plan, runner, shelves, steps
 from lab.build.engine import ensure
 from lab.deadline import Deadline, wait_until
 from lab.errors import BadInput, HapairError, HostLacks
@@ -46,12 +48,13 @@ def test_the_key_changes_with_each_input(toy: Toy, shown: Shown, fakes: Fakes, m
     keys.append(ensure("toy", shown).key)
     toy.edit("words {files}", "words words {files}")
     keys.append(ensure("toy", shown).key)
+    monkeypatch.setattr(plan, "PATH", f"{fakes.folder}:{plan.PATH}")
     fakes.add("cc", prints="cc 12\n")
     toy.edit("files:", "tools: [cc]\nfiles:")
     keys.append(ensure("toy", shown).key)
     fakes.add("cc", prints="cc 13\n")
     keys.append(ensure("toy", shown).key)
-    monkeypatch.setattr(engine, "ENGINE", engine.ENGINE + 1)
+    monkeypatch.setattr(plan, "ENGINE", plan.ENGINE + 1)
     keys.append(ensure("toy", shown).key)
     toy.pack("goodbye\n")
     keys.append(ensure("toy", shown, sources={"toy": toy.archive}).key)
@@ -105,7 +108,9 @@ def test_a_failed_step_shows_its_last_lines_and_leaves_its_log(toy: Toy, shown: 
         ensure("toy", shown)
     assert "exit code 7" in caught.value.message
     assert "so bad" in caught.value.message
-    assert (toy.kept("artifacts"), toy.kept("scratch")) == ([], [])
+    assert "sh -c" in caught.value.message
+    assert "bwrap" not in caught.value.message
+    assert toy.kept("artifacts") == []
     (log,) = (toy.cache / "hapair" / "logs").rglob("01-make.log")
     assert "so bad" in log.read_text()
 
@@ -122,29 +127,40 @@ def test_steps_that_leave_no_result_fail(toy: Toy, shown: Shown) -> None:
         ensure("toy", shown)
 
 
-def endless(toy: Toy) -> Path:
+def endless(toy: Toy) -> Endless:
     """Make the build one that starts a grandchild, says so, and never ends."""
-    pid = toy.folder / "pid"
-    toy.edit("cat words", f"sleep 1000 & echo $! > {pid}.new; mv {pid}.new {pid}; wait; cat words")
-    return pid
+    naps = f"1000.{uuid.uuid4().int}"  # processes in the sandbox have other numbers there: a word tells them apart
+    toy.edit("cat words", f"sleep {naps} & touch {{work}}/begun; wait; cat words")
+    return Endless(toy, naps)
 
 
-def gone(pid: Path) -> bool:
-    """Wait until the process named in a file is dead: the kernel kills a group's members one after another."""
-    number = int(pid.read_text())
-    return wait_until(f"process {number} is gone", lambda: _dead(number), Deadline.after(10))
+@dataclass(frozen=True)
+class Endless:
+    """A build that never ends by itself."""
+
+    toy: Toy
+    naps: str
+
+    def begun(self) -> bool:
+        return bool(list((self.toy.cache / "hapair" / "scratch" / "toy").glob("*/work/begun")))
+
+    def gone(self) -> bool:
+        """Wait until nothing of it is left: the kernel kills a group's members one after another."""
+        return wait_until("the build is gone", lambda: not self._alive(), Deadline.after(10))
+
+    def _alive(self) -> list[str]:
+        return [path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if self.naps in _words(path)]
 
 
-def _dead(pid: int) -> bool:
+def _words(path: Path) -> str:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return path.read_text()
     except OSError:
-        return True
-    return state == "Z"  # killed; whoever inherited it has not looked yet
+        return ""  # it ended while we looked
 
 
 def test_a_stopped_build_kills_its_group_and_leaves_nothing(toy: Toy, shown: Shown) -> None:
-    pid, stop, ended = endless(toy), threading.Event(), []
+    build_, stop, ended = endless(toy), threading.Event(), []
 
     def build() -> None:
         with pytest.raises(runner.Stopped) as caught:
@@ -153,28 +169,26 @@ def test_a_stopped_build_kills_its_group_and_leaves_nothing(toy: Toy, shown: Sho
 
     thread = threading.Thread(target=build)
     thread.start()
-    until = time.monotonic() + 20
-    while not pid.exists() and time.monotonic() < until:
-        stop.wait(0.02)
+    wait_until("the step runs", build_.begun, Deadline.after(20))
     stop.set()
     thread.join(20)
     assert ended
-    assert gone(pid)
+    assert build_.gone()
     assert (toy.kept("artifacts"), toy.kept("scratch")) == ([], [])
 
 
 def test_ctrl_c_kills_the_group(toy: Toy, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
-    pid = endless(toy)
+    build_ = endless(toy)
 
     def interrupt(*_: object) -> None:
-        if pid.exists():
+        if build_.begun():
             raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "LOOK_S", 0.02)
-    monkeypatch.setattr(engine, "counter", lambda *_: interrupt)
+    monkeypatch.setattr(steps, "counter", lambda *_: interrupt)
     with pytest.raises(KeyboardInterrupt):
         ensure("toy", shown)
-    assert gone(pid)
+    assert build_.gone()
     assert (toy.kept("artifacts"), toy.kept("scratch")) == ([], [])
 
 
@@ -206,7 +220,7 @@ def test_a_second_run_waits_for_the_first(toy: Toy, shown: Shown) -> None:
         with pytest.raises(HapairError, match="toy is being built now"):
             shelves.clean(["toy"])
     assert thread_saw == [runner.Stopped]
-    assert shown.titles == ["toy: waiting for another run that builds it"]
+    assert shown.titles == ["toy: source toy", "toy: waiting for another run that builds it"]
 
 
 def test_a_step_has_a_time_limit(toy: Toy, shown: Shown) -> None:
@@ -239,7 +253,7 @@ def test_a_file_that_is_not_beside_the_spec_is_bad_input(toy: Toy, shown: Shown)
 def test_what_remains_is_counted_while_the_log_grows(tmp_path: Path, shown: Shown) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"  CC      a.o\n  AR      b.a\n  AS      c.")
-    watch = engine.counter(log, 4, shown)
+    watch = steps.counter(log, 4, shown)
     watch()
     with log.open("ab") as file:
         file.write(b"o\n  CC      d.o\n" + b"  CC      e.o\n" * 3)
@@ -247,10 +261,18 @@ def test_what_remains_is_counted_while_the_log_grows(tmp_path: Path, shown: Show
     assert [note.partition(",")[0] for note in shown.notes] == ["1 of 4 objects", "6 of 6 objects"]
 
 
-def test_a_deb_is_opened_for_the_archive_inside(toy: Toy, shown: Shown, fakes: Fakes) -> None:
+def _ar(name: str, data: bytes) -> bytes:
+    """Return a member of an ar archive (ar(5))."""
+    return f"{name:16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
+
+
+def test_a_deb_is_opened_for_the_archive_inside(toy: Toy, shown: Shown) -> None:
     deb = toy.folder / "toy.deb"
-    deb.write_bytes(b"!<arch>\n")
-    fakes.add("dpkg-deb", script=f'mkdir -p "$3/usr/src"; cp {toy.archive} "$3/usr/src/toy-1.tar"')
+    with tarfile.open(toy.folder / "data.tar.gz", "w:gz") as data:
+        data.add(toy.archive, "./usr/src/toy-1.tar")
+    deb.write_bytes(
+        b"!<arch>\n" + _ar("debian-binary", b"2.0\n") + _ar("data.tar.gz", (toy.folder / "data.tar.gz").read_bytes())
+    )
     toy.edit("strip: 1", "strip: 1\n    member: usr/src/toy-*.tar")
     assert ensure("toy", shown, sources={"toy": deb}).path.read_text().startswith("hello")
     toy.edit("toy-*.tar", "other-*.tar")

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from lab.build import apt, engine, fetch, spec
-from lab.build.spec import AptPackage, Place, Source
+from lab.build.spec import AptPackage, Place, Signature, Source
 from lab.errors import BadInput, HostLacks
 from tests.unit.build.conftest import Shown, Toy
+from tests.unit.build.test_signed import FINGERPRINT
 
 
 def toy_source() -> Source:
@@ -98,3 +104,118 @@ def test_a_source_that_is_not_there_is_bad_input(toy: Toy, shown: Shown) -> None
         engine.ensure("toy", shown, sources={"toy": toy.folder / "none.tar"})
     with pytest.raises(BadInput, match="toy has no source 'linux'"):
         engine.ensure("toy", shown, sources={"linux": toy.archive})
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Serve a folder over HTTP; its address, and the folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as http:
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}", folder
+        http.shutdown()
+        thread.join()
+
+
+def places(*urls: str) -> tuple[Place, ...]:
+    return tuple(Place(url=url) for url in urls)
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_mirror_serves_when_the_first_address_does_not(
+    served: tuple[str, Path], tmp_path: Path, shown: Shown
+) -> None:
+    url, folder = served
+    (folder / "a.tar").write_bytes(b"tampered")
+    (folder / "b.tar").write_bytes(b"right")
+    source = Source(
+        places=places(f"{url}/none.tar", f"{url}/a.tar", f"{url}/b.tar"),
+        sha256=hashlib.sha256(b"right").hexdigest(),
+        sha512=hashlib.sha512(b"right").hexdigest(),
+    )
+    known = fetch.fetch("toy", "toy", source, scratch=tmp_path, step=shown)
+    assert (known.place, known.verified, known.file) == (f"{url}/b.tar", "sha256", "b.tar")
+    assert fetch.have("toy", source, known)
+
+
+def test_an_address_that_lies_is_told_with_both_hashes_and_nothing_stays(
+    served: tuple[str, Path], toy: Toy, tmp_path: Path, shown: Shown
+) -> None:
+    url, folder = served
+    (folder / "a.tar").write_bytes(b"tampered")
+    wanted, found = hashlib.sha512(b"right").hexdigest(), hashlib.sha512(b"tampered").hexdigest()
+    source = Source(places=places(f"{url}/a.tar"), sha512=wanted)
+    with pytest.raises(fetch.NoPlace) as caught:
+        fetch.fetch("toy", "toy", source, scratch=tmp_path, step=shown, command="invoke build.lxd --release 4.10")
+    assert f"  - {url}/a.tar: sha512 is {found}, must be {wanted}" in caught.value.message
+    assert caught.value.hint == "with a copy of your own: invoke build.lxd --release 4.10 --source toy=FILE"
+    assert list((toy.cache / "hapair" / "sources").rglob("*.tar")) == []
+    assert fetch.recorded("toy", source) is None
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("good", [True, False])
+def test_a_signature_that_the_spec_gives_is_checked(
+    served: tuple[str, Path], toy: Toy, tmp_path: Path, shown: Shown, good: bool
+) -> None:
+    url, folder = served
+    signed = Path(__file__).parent / "signed"
+    shutil.copyfile(signed / "text.asc", folder / "text.asc")
+    (folder / "text").write_bytes((signed / "text").read_bytes() if good else b"other")
+    shutil.copyfile(signed / "keys.asc", toy.folder / "keys.asc")
+    source = Source(
+        places=places(f"{url}/text"),
+        signature=Signature(places=places(f"{url}/text.asc"), keyring="keys.asc", fingerprint=FINGERPRINT),
+    )
+    if good:
+        assert fetch.fetch("toy", "toy", source, scratch=tmp_path, step=shown).verified == "signature"
+    else:
+        with pytest.raises(fetch.NoPlace, match="its signature is not one of"):
+            fetch.fetch("toy", "toy", source, scratch=tmp_path, step=shown)
+        assert fetch.recorded("toy", source) is None
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_missing_signature_needs_a_checksum_in_its_place(
+    served: tuple[str, Path], tmp_path: Path, shown: Shown
+) -> None:
+    url, folder = served
+    (folder / "text").write_bytes(b"text")
+    wanted = Signature(places=places(f"{url}/none.asc"), keyring="keys.asc", fingerprint=FINGERPRINT)
+    with pytest.raises(fetch.NoPlace, match="its signature is nowhere"):
+        fetch.fetch("toy", "toy", Source(places=places(f"{url}/text"), signature=wanted), scratch=tmp_path, step=shown)
+    pinned = Source(places=places(f"{url}/text"), sha256=hashlib.sha256(b"text").hexdigest(), signature=wanted)
+    assert fetch.fetch("toy", "toy", pinned, scratch=tmp_path, step=shown).verified == "sha256"
+
+
+def test_a_given_file_other_than_the_pinned_one_is_no_record(toy: Toy, tmp_path: Path) -> None:
+    toy.edit("strip: 1", f"sha256: {'a' * 64}")
+    given = fetch.adopt("toy", toy_source(), toy.archive, tmp_path)
+    assert (given.verified, fetch.recorded("toy", toy_source())) == ("", None)
+    assert fetch.have("toy", toy_source(), given)
+
+
+@pytest.mark.parametrize("content", [{}, {".git/HEAD": "x"}, {"HEAD": "x", "objects/a": "b"}])
+def test_a_folder_without_source_is_bad_input(toy: Toy, tmp_path: Path, content: dict[str, str]) -> None:
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name, text in content.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    with pytest.raises(BadInput, match="no source in this folder"):
+        fetch.adopt("toy", toy_source(), folder, tmp_path)
+    assert toy.kept("sources") == []
+
+
+def test_sources_of_old_specs_keep_their_folders() -> None:
+    places = (Place(apt=AptPackage(suite="trixie-backports", package="linux-source-7.2")),)
+    place = '{"apt":{"suite":"trixie-backports","package":"linux-source-7.2"},"file":null}'
+    old = f'{{"places":[{place}],"sha256":null,"size_bytes":null}}'
+    assert fetch.shelf("linux", Source(places=places)).name == f"linux-{hashlib.sha256(old.encode()).hexdigest()[:12]}"
