@@ -11,10 +11,16 @@ if sys.version_info < (3, 11):  # noqa: UP036 - whoever stands outside the envir
 # Invoke switches bytecode off, and each call would compile all of hapair again (0.2 s).
 sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
+COLLECTIONS = ("build", "hosts", "lab", "scenario")
+# Only those that are asked for by name: a build that finds all in the cache takes half a second, most of it imports.
+asked = {word.partition(".")[0] for word in sys.argv[1:] if "." in word}.intersection(COLLECTIONS)
+
 try:
+    from importlib import import_module
+
     from invoke import Collection
 
-    from lab.tasks import build, hosts, lab, scenario
+    modules = {name: import_module(f"lab.tasks.{name}") for name in COLLECTIONS if name in (asked or COLLECTIONS)}
 except KeyboardInterrupt:
     raise SystemExit(130) from None
 except ModuleNotFoundError as error:
@@ -23,9 +29,4 @@ except ModuleNotFoundError as error:
     sys.stderr.write(CURE.format(why=f"the Python package {error.name} is missing here"))
     raise SystemExit(3) from None
 
-namespace = Collection(
-    Collection.from_module(build, name="build"),
-    Collection.from_module(hosts, name="hosts"),
-    Collection.from_module(lab, name="lab"),
-    Collection.from_module(scenario, name="scenario"),
-)
+namespace = Collection(*(Collection.from_module(module, name=name) for name, module in modules.items()))

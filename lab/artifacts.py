@@ -3,13 +3,65 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from lab import build
+from lab.errors import BadInput
+from lab.hosts.site import Site
 from lab.log import Steps
-from lab.providers import bundle, image
+from lab.providers import box, bundle, image, installed, kvm
+from lab.providers.base import Hypervisor
+from lab.providers.box import Box
+from lab.providers.choice import Choice, choose
 from lab.providers.plan import Artifacts
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a lab is brought up from, and what its nodes will be."""
+
+    artifacts: Artifacts
+    hypervisor: Hypervisor | None
+    choice: Choice
+
+
+def for_lab(
+    asked: str | None, site: Site, progress: Steps, packed: str | None = None, *, tell: Callable[[str], None]
+) -> Ready:
+    """Choose a provider, say so, and make what it needs.
+
+    Args:
+        asked: the provider's name, if one was asked for.
+        packed: a bundle's file or URL: it holds what User-Mode Linux needs.
+        tell: told which provider was taken, and why.
+
+    Raises:
+        BadInput: no provider has that name, or a bundle was given for virtual machines.
+        HostLacks: Vagrant or its plugin is missing or too old.
+        HapairError: as `ensure`.
+    """
+    release = site.lab.box
+    bundled = Choice("uml", "that is what a bundle holds") if packed and asked is None else None
+    choice = bundled or choose(asked, site, lambda: _probe(box.ensure(progress, release)))
+    tell(str(choice))
+    if choice.provider == "uml":
+        return Ready(ensure(progress, packed), None, choice)
+    if packed:
+        raise BadInput("a bundle holds no box for virtual machines", "leave --bundle out, or take --provider uml")
+    installed.check()
+    made = ensure(progress, box_of=release)
+    if made.box is None:
+        raise AssertionError("a box was asked for")
+    verdict = _probe(made.box)
+    if not verdict.usable:
+        tell(f"virtual machines are emulated here, which takes several times as long: {verdict.text}")
+    return Ready(made, Hypervisor(made.box.name, made.box.version, kvm=verdict.usable), choice)
+
+
+def _probe(box: Box) -> kvm.Verdict:
+    return kvm.probe(box.kernel, box.kernel_digest)
 
 
 @dataclass(frozen=True)
@@ -25,11 +77,12 @@ def cached() -> Cached:
     return Cached(kernel=build.cached(build.KERNEL) is not None, image=image.cached())
 
 
-def ensure(progress: Steps, packed: str | None = None) -> Artifacts:
+def ensure(progress: Steps, packed: str | None = None, *, box_of: str | None = None) -> Artifacts:
     """Return kernel and image; what the cache lacks is built, the two side by side.
 
     Args:
         packed: a bundle's file or URL: then nothing is built.
+        box_of: a release: with the box of virtual machines, too.
 
     Raises:
         HapairError: a build failed, or the bundle is damaged.
@@ -42,8 +95,9 @@ def ensure(progress: Steps, packed: str | None = None) -> Artifacts:
         try:
             # In this thread, where Ctrl-C arrives.
             root = image.ensure(progress)
+            made_box = box.ensure(progress, box_of) if box_of else None
             kernel = building.result()
         except BaseException:
             stop.set()
             raise
-    return Artifacts(kernel.path, kernel.sha256, root.path, root.digest)
+    return Artifacts(kernel.path, kernel.sha256, root.path, root.digest, made_box)

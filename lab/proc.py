@@ -15,6 +15,7 @@ from typing import IO
 
 from lab.errors import HapairError, HostLacks
 
+Child = subprocess.Popen[bytes]
 LAST_LINES = 15
 INHERITED = ("PATH", "HOME", "LANG", "TERM", "TMPDIR", "USER", "LOGNAME", "XDG_RUNTIME_DIR", "SSL_CERT_FILE")
 
@@ -121,7 +122,7 @@ def spawn(
     stdout: IO[bytes] | int | None = subprocess.DEVNULL,
     stderr: IO[bytes] | int | None = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),
-) -> subprocess.Popen[bytes]:
+) -> Child:
     """Start a command in a session of its own, so that `kill_group` reaches all of it.
 
     Raises:
@@ -147,7 +148,7 @@ def spawn(
         ) from None
 
 
-def kill_group(child: subprocess.Popen[bytes], sig: signal.Signals = signal.SIGKILL) -> None:
+def kill_group(child: Child, sig: signal.Signals = signal.SIGKILL) -> None:
     """Send `sig` to a spawned child's whole process group; a group that is gone already is fine."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, sig)

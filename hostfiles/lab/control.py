@@ -5,7 +5,9 @@ One JSON object a line in both directions; binary is base64; `id` tells the jobs
   host -> node  {"id", "op": "run", "argv", "limit", "stdin"?, "env"?}   `stdin` names a file of the share
                 {"id", "op": "pty", "argv", "limit", "rows", "cols"}     then {"id", "op": "data"|"size", ...}
                 {"id", "op": "put", "path", "mode", "from"}   {"id", "op": "get", "path", "to"}   whole files
-                {"id", "op": "kill"}   {"id", "op": "ping"}
+                {"id", "op": "kill"}   {"id", "op": "ping"}   {"id", "op": "clock"}   the wall clock, in seconds
+                {"id", "op": "hello"}   the answer is `ready`
+                {"id", "op": "spool", "name", "b"}   {"id", "op": "drop", "name"}   {"id", "op": "fetch", "path"}
   node -> host  {"ready": {...}} when the agent starts; {"ack": bytes read}; {"id", "out"|"err": base64};
                 {"id", "end": exit code}; {"id", "fail": text}
 Lines that are no such object are ignored: boot messages and half lines do no harm.
@@ -15,7 +17,11 @@ unmounted again, and lives on in the opened descriptor. Whole files go through i
 system call towards the node; and a reader who lets more than 3968 unread bytes pile up in it stalls the line for
 good (line_throttle() of Linux 7.2 is never undone): hence the acknowledgements, and the host's small window.
 
-Usage: control.py [LINE [SHARE]]; LINE is a terminal (/dev/ttyS0), or fd:NUMBER; SHARE is a folder to use as it is.
+A virtual machine has a port of virtio-serial instead (/dev/virtio-ports/…), which has room and does not stall, and no
+share: a folder of its own takes that place, and the host fills and reads it with spool, fetch and drop.
+
+Usage: control.py [LINE [SHARE]]; LINE is a terminal (/dev/ttyS0), a port, or fd:NUMBER; SHARE is a folder to use as it
+is.
 """
 
 from __future__ import annotations
@@ -33,6 +39,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 import tty
@@ -58,6 +65,9 @@ class Agent:
 
     def __init__(self, line: int, share: int) -> None:
         self.line, self.share = line, share
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+        self.identity = {"boot_id": boot_id, "uptime_s": uptime_s, "pid": os.getpid()}
         self.jobs: dict[int, Job] = {}
         self.inward, self.outward = bytearray(), bytearray()
         self.selector = selectors.DefaultSelector()
@@ -72,7 +82,11 @@ class Agent:
 
     def shared(self, name: str, flags: int = os.O_RDONLY) -> IO[bytes]:
         """Open a file that the host has put into the share."""
-        return os.fdopen(os.open(name, flags, dir_fd=self.share), "wb" if flags else "rb")
+        return os.fdopen(os.open(name, flags, 0o600, dir_fd=self.share), "wb" if flags else "rb")
+
+    def announce(self) -> None:
+        """Say that the agent is here, and in which boot of the node."""
+        self.send({"ready": self.identity})
 
     def serve(self) -> None:
         """Serve until the line is gone."""
@@ -133,6 +147,16 @@ class Agent:
         try:
             if op == "ping":
                 self.send({"id": number, "end": 0})
+            elif op == "clock":
+                self.send({"id": number, "out": base64.b64encode(f"{time.time():.6f}".encode()).decode()})
+                self.send({"id": number, "end": 0})
+            elif op == "hello":
+                self.announce()
+            elif op == "spool":
+                with self.shared(frame["name"], os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
+                    file.write(base64.b64decode(frame["b"]))
+            elif op == "drop":
+                os.unlink(frame["name"], dir_fd=self.share)
             elif op in JOBS:
                 self.jobs[number] = JOBS[op](self, number, frame)
             elif number in self.jobs:
@@ -290,7 +314,16 @@ class Get(Job):
             return self.spawn(["cat"], source, target, ENVIRONMENT)
 
 
-JOBS = {"run": Job, "pty": Terminal, "put": Put, "get": Get}
+class Fetch(Job):
+    """A file of the share that goes over the line."""
+
+    def start(self, frame: Frame) -> Child:
+        """Print it."""
+        with self.agent.shared(frame["path"]) as source:
+            return self.spawn(["cat"], source, subprocess.PIPE, ENVIRONMENT)
+
+
+JOBS = {"run": Job, "pty": Terminal, "put": Put, "get": Get, "fetch": Fetch}
 
 
 def open_share() -> int:
@@ -312,15 +345,18 @@ def main() -> None:
     if os.isatty(line):
         tty.setraw(line)
         termios.tcflush(line, termios.TCIFLUSH)
-    share = os.open(sys.argv[2], os.O_RDONLY) if len(sys.argv) > 2 else open_share()
+    if len(sys.argv) > 2:
+        share = os.open(sys.argv[2], os.O_RDONLY)
+    elif device.startswith("/dev/virtio-ports/"):
+        share = os.open(tempfile.mkdtemp(prefix="hapair-", dir="/run"), os.O_RDONLY | os.O_DIRECTORY)
+    else:
+        share = open_share()
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("-1000")
     ctypes.CDLL(None).mlockall(3)  # MCL_CURRENT | MCL_FUTURE; best effort
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    uptime_s = float(Path("/proc/uptime").read_text().split()[0])
     agent = Agent(line, share)
     agent.send(None)  # ends whatever half line an earlier agent left
-    agent.send({"ready": {"boot_id": boot_id, "uptime_s": uptime_s, "pid": os.getpid()}})
+    agent.announce()
     agent.serve()
 
 

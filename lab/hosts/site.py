@@ -157,7 +157,10 @@ class Third(Part):
 class Rehearsal(Part):
     """What the lab needs to rehearse this pair."""
 
-    provider: Literal["uml", "vagrant"]
+    provider: Literal["auto", "uml", "vagrant"] = "auto"
+    """What the nodes are; "auto": whatever works best on the machine that runs the lab."""
+    box: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")] = "debian-12"
+    """The release whose box virtual machines are made from."""
     memory_mb: Annotated[int, Field(ge=256, le=65536)]
     third_memory_mb: Annotated[int, Field(ge=64, le=65536)]
     # btrfs makes no file system below 109 MiB (mkfs.btrfs(8)).

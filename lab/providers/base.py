@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from lab.deadline import Deadline
 from lab.errors import BadInput
@@ -49,27 +49,52 @@ class Impairment:
 
 CLEAN = Impairment()
 
-PROVIDERS = ("uml",)
-"""What nodes can be: the names that `--provider` takes."""
+Provider = Literal["uml", "vagrant"]
+PROVIDERS: tuple[Provider, ...] = get_args(Provider)
+"""What the pair's nodes can be: the names that `--provider` takes. The third node is User-Mode Linux always."""
+
+
+@dataclass(frozen=True)
+class Tunnel:
+    """A virtual machine's end of a cable: UDP datagrams of one frame each between two ports of the loopback address."""
+
+    machine_port: int
+    relay_port: int
 
 
 @dataclass(frozen=True)
 class Interface:
-    """One network card: the network that its cable leads to, its MAC address, its kernel name (`vec0`, `vec1`, …)."""
+    """One network card: the network that its cable leads to, its MAC address, its kernel name (`vec0`, `vec1`, …).
+
+    A virtual machine's card has a `tunnel`; the kernel names it as it likes.
+    """
 
     network: str
     mac: str
     device: str
     mtu: int = 1500
+    tunnel: Tunnel | None = None
 
 
 @dataclass(frozen=True)
 class Disk:
-    """A data disk. `slot` is its kernel name (`ubdb`, …); `file` stands in the lab's folder, made if missing."""
+    """A data disk. `slot` is its kernel name (`ubdb`, …); `file` stands in the lab's folder, made if missing.
+
+    A virtual machine's disk lies in the lab's storage pool, and `serial` is what the node knows it by.
+    """
 
     slot: str
     file: str
     size_bytes: int
+    serial: str = ""
+
+
+@dataclass(frozen=True)
+class Virtual:
+    """What makes a node a virtual machine: the loopback ports of its control line and of its sshd."""
+
+    control_port: int
+    ssh_port: int
 
 
 @dataclass(frozen=True)
@@ -83,6 +108,21 @@ class NodePlan:
     kernel_args: tuple[str, ...] = ()
     disks: tuple[Disk, ...] = ()
     interfaces: tuple[Interface, ...] = ()
+    virtual: Virtual | None = None
+
+
+@dataclass(frozen=True)
+class Hypervisor:
+    """What the virtual machines of a lab run on.
+
+    Attributes:
+        box: the Vagrant box that they are made from, and its `version`.
+        kvm: the processor runs them; otherwise QEMU emulates one.
+    """
+
+    box: str
+    version: str
+    kvm: bool
 
 
 @dataclass(frozen=True)
@@ -93,6 +133,13 @@ class LabPlan:
     nodes: tuple[NodePlan, ...]
     seed: int = 0
     """Of the cables' random numbers."""
+    hypervisor: Hypervisor | None = None
+    """Of the nodes that are virtual machines, if any is."""
+
+    @property
+    def provider(self) -> Provider:
+        """What the pair's nodes are."""
+        return "vagrant" if self.hypervisor else "uml"
 
     def dump(self) -> str:
         """Return the plan as JSON text."""
@@ -107,7 +154,9 @@ class LabPlan:
         """
         try:
             data = json.loads(text)
-            return cls(**{**data, "nodes": tuple(_node(node) for node in data["nodes"])})
+            nodes = tuple(_node(node) for node in data["nodes"])
+            hypervisor = Hypervisor(**data["hypervisor"]) if data["hypervisor"] else None
+            return cls(**{**data, "nodes": nodes, "hypervisor": hypervisor})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise BadInput(f"not a lab plan: {error}", "`invoke lab.destroy`, then `invoke lab.up`") from None
 
@@ -120,9 +169,14 @@ def _node(data: dict[str, Any]) -> NodePlan:
             "image": Path(data["image"]),
             "kernel_args": tuple(data["kernel_args"]),
             "disks": tuple(Disk(**disk) for disk in data["disks"]),
-            "interfaces": tuple(Interface(**card) for card in data["interfaces"]),
+            "interfaces": tuple(_interface(card) for card in data["interfaces"]),
+            "virtual": Virtual(**data["virtual"]) if data["virtual"] else None,
         }
     )
+
+
+def _interface(data: dict[str, Any]) -> Interface:
+    return Interface(**{**data, "tunnel": Tunnel(**data["tunnel"]) if data["tunnel"] else None})
 
 
 @dataclass(frozen=True)
@@ -151,7 +205,7 @@ class NodeStatus:
     """The control channel answers."""
     boots: int
     mode: str
-    """How the node's user processes are run: "seccomp" (fast), "ptrace" (slow) or "" (not known yet)."""
+    """How the node's processes are run: "kvm", "seccomp" (fast), "emulated", "ptrace" (slow) or "" (not known yet)."""
     note: str
     """Why a node is off, or what is wrong with it."""
 
@@ -200,6 +254,9 @@ class Node(Protocol):
 
     def get(self, path: str) -> bytes:
         """Return a whole file of the node."""
+
+    def clock(self) -> float:
+        """Return the node's wall clock, in seconds since 1970."""
 
     def wait_ready(self, deadline: Deadline) -> None:
         """Wait until the control channel answers (TimedOut with the last console lines)."""

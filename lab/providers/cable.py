@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.errors import BadInput
-from lab.providers.base import CLEAN, Direction, Impairment, LinkStatus
+from lab.errors import BadInput, HostLacks
+from lab.providers.base import CLEAN, Direction, Impairment, LinkStatus, Tunnel
 
+LOOPBACK = "127.0.0.1"
 FRAME_BYTES = 65536
 BATCH = 128
 """Frames taken from one end before the loop looks at everything else."""
@@ -72,6 +73,8 @@ class _End:
     outward: Shaper
     inward: Shaper
     sock: socket.socket | None = None
+    lasting: bool = False
+    """The socket stays whatever becomes of the other side: a virtual machine's, of UDP."""
     queue: deque[bytes] = field(default_factory=deque)
     sent: int = 0
     received: int = 0
@@ -125,6 +128,26 @@ class Cable:
                 self.plug(node, listener.accept()[0])
 
         self._loop.add_reader(listener, accept)
+
+    def tunnel(self, node: str, tunnel: Tunnel) -> None:
+        """Connect a virtual machine's card by UDP over the loopback address, once and for all.
+
+        Raises:
+            HostLacks: another program has taken the port.
+        """
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            sock.bind((LOOPBACK, tunnel.relay_port))
+            # From now on only that port is heard.
+            sock.connect((LOOPBACK, tunnel.machine_port))
+        except OSError as error:
+            sock.close()
+            raise HostLacks(
+                f"port {tunnel.relay_port} of {LOOPBACK} cannot be used: {error.strerror}",
+                "invoke lab.destroy, then invoke lab.up: it takes other ports",
+            ) from None
+        self.plug(node, sock)
+        self._ends[node].lasting = True
 
     def plug(self, node: str, sock: socket.socket) -> None:
         """Connect a node's card; an earlier one is pulled out. The cable owns the socket from now on."""
@@ -215,7 +238,7 @@ class Cable:
             except OSError:
                 frame = b""
             if not frame:  # the card was taken down, or its node died
-                self.unplug(end.node)
+                self._gone(end)
                 return
             end.sent += 1
             if self._clean:
@@ -278,9 +301,16 @@ class Cable:
             end.queue.append(frame)
             self._loop.add_writer(end.sock, self._flush, end, end.sock)
         except OSError:
-            self.unplug(end.node)
+            self._gone(end)
         else:
             end.received += 1
+
+    def _gone(self, end: _End) -> None:
+        """Pull the cable out of a card that is there no more; a lasting one only has nobody listening just now."""
+        if end.lasting:
+            end.queue.clear()
+        else:
+            self.unplug(end.node)
 
     def _flush(self, end: _End, sock: socket.socket) -> None:
         queue = end.queue
@@ -292,6 +322,7 @@ class Cable:
         except BlockingIOError:
             return
         except OSError:
-            self.unplug(end.node)
-            return
+            self._gone(end)
+            if not end.lasting:
+                return
         self._loop.remove_writer(sock)

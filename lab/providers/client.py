@@ -28,7 +28,9 @@ from lab.providers.supervisor import EVENTS, PLAN, SOCKET
 
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 30.0
+STATE_LIMIT_S = 120.0
 ANSWER_LIMIT_S = 30.0
+CLOCK_LIMIT_S = 5.0
 FILE_LIMIT_S = 120.0
 SLACK_S = 20.0
 """How much longer than the supervisor's own limits this side waits."""
@@ -89,7 +91,7 @@ class Connection:
         return value
 
 
-class UmlNode:
+class RunningNode:
     """A node of a running lab (see lab.providers.base.Node)."""
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -97,7 +99,7 @@ class UmlNode:
         self._folder = folder
 
     def __repr__(self) -> str:
-        return f"UmlNode({self.name!r})"
+        return f"RunningNode({self.name!r})"
 
     @property
     def console_path(self) -> Path:
@@ -154,6 +156,10 @@ class UmlNode:
         """See lab.providers.base.Node."""
         return base64.b64decode(self._ask("get", limit_s=FILE_LIMIT_S * time_scale(), path=path)["data"])
 
+    def clock(self) -> float:
+        """See lab.providers.base.Node."""
+        return float(self._ask("clock", limit_s=CLOCK_LIMIT_S)["clock"])
+
     def wait_ready(self, deadline: Deadline) -> None:
         """See lab.providers.base.Node."""
         self._ask("wait_ready", limit_s=deadline.left_s)
@@ -199,14 +205,14 @@ class UmlNode:
         return Connection(self._folder, request, limit_s + SLACK_S)
 
 
-class UmlLab:
+class RunningLab:
     """A running lab (see lab.providers.base.Lab)."""
 
     def __init__(self, plan: LabPlan, folder: Path) -> None:
         self.plan = plan
         self.name = plan.name
         self.folder = folder
-        self.nodes: Mapping[str, UmlNode] = {node.name: UmlNode(folder, node.name) for node in plan.nodes}
+        self.nodes: Mapping[str, RunningNode] = {node.name: RunningNode(folder, node.name) for node in plan.nodes}
 
     @property
     def events_path(self) -> Path:
@@ -233,6 +239,22 @@ class UmlLab:
             yield path
             connection.tell({})
             next(frames)
+
+    def snapshot(self) -> None:
+        """Keep the present state of every node, memory included, for `restore`."""
+        self._state("snapshot")
+
+    def restore(self) -> None:
+        """Put every node back to the snapshot. Its control agent answers soon after: wait for it.
+
+        Raises:
+            HapairError: there is no snapshot.
+        """
+        self._state("restore")
+
+    def _state(self, op: str) -> None:
+        with Connection(self.folder, {"op": op}, STATE_LIMIT_S) as connection:
+            connection.value()
 
     def stop(self) -> None:
         """Switch everything off; the disks stay."""
@@ -285,7 +307,7 @@ def running(folder: Path) -> bool:
     return record is not None and record.alive("supervisor")
 
 
-def start(plan: LabPlan, folder: Path) -> UmlLab:
+def start(plan: LabPlan, folder: Path) -> RunningLab:
     """Start a lab's supervisor, which switches on every node; returns as soon as it answers. Disks in `folder` stay.
 
     Raises:
@@ -327,10 +349,10 @@ def start(plan: LabPlan, folder: Path) -> UmlLab:
             clean_up(folder)
             raise
         child.returncode = 0  # it outlives this command on purpose: no warning about that
-        return UmlLab(plan, folder)
+        return RunningLab(plan, folder)
 
 
-def attach(folder: Path) -> UmlLab:
+def attach(folder: Path) -> RunningLab:
     """Return a lab that is running.
 
     Raises:
@@ -340,7 +362,7 @@ def attach(folder: Path) -> UmlLab:
         raise BadInput(f"there is no lab {folder.name}", "`invoke lab.up` makes it")
     if not running(folder):
         raise BadInput(f"lab {folder.name} does not run", "`invoke lab.up` starts it")
-    return UmlLab(LabPlan.load((folder / PLAN).read_text()), folder)
+    return RunningLab(LabPlan.load((folder / PLAN).read_text()), folder)
 
 
 def stop(folder: Path) -> None:

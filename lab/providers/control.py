@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ from lab.providers.base import Frame
 WINDOW_BYTES = 1536
 """Bytes under way to the node that it has not acknowledged. A node's line stalls for good when its reader falls 3968
 bytes behind (see hostfiles/lab/control.py); twice this, for an agent that restarts, stays below."""
+ROOMY_WINDOW_BYTES = 1 << 20
+"""The same for a line that has room and does not stall: a virtual machine's."""
+CHUNK_BYTES = 48 << 10
+"""Of a file that goes over the line, a frame."""
 HELD_BYTES = 64 << 20
 """Output of one job that may wait for a slow reader."""
 
@@ -81,13 +85,16 @@ class Job:
 
 
 class ControlLine:
-    """One node's line, for one run of its kernel."""
+    """One node's line, for one run of its kernel.
+
+    Whole files go through `share`, a folder of this machine that the node sees; without one they go over the line.
+    """
 
     def __init__(
         self,
         node: str,
         sock: socket.socket,
-        share: Path,
+        share: Path | None,
         *,
         on_ready: Callable[[Frame], None],
         loop: asyncio.AbstractEventLoop,
@@ -102,9 +109,25 @@ class ControlLine:
         self._rest = b""
         self._pending = bytearray()
         self._under_way = 0
+        self._window_bytes = WINDOW_BYTES if share else ROOMY_WINDOW_BYTES
+        self._agent: Frame = {}
         self.ready = False
         sock.setblocking(False)
         loop.add_reader(sock, self._read)
+
+    def lost(self, why: str) -> None:
+        """The agent is gone for now: every job fails with `why`, and the next `ready` makes the line usable again."""
+        self.ready = False
+        self._fail_all(why)
+
+    def renew(self) -> None:
+        """Begin anew with a node that was put back to an earlier state: its agent says again that it is ready."""
+        self.ready = False
+        self._fail_all(f"{self.node} was put back to an earlier state")
+        self._pending.clear()
+        self._under_way = 0
+        self._rest = b""
+        self.send({"id": next(self._numbers), "op": "hello"})
 
     def close(self, why: str) -> None:
         """Give up the line; every job fails with `why`."""
@@ -119,8 +142,7 @@ class ControlLine:
         Raises:
             HapairError: the agent in the node does not answer (yet).
         """
-        if not self.ready:
-            raise HapairError(f"{self.node} is not ready: its control agent has not answered yet")
+        self._require_ready()
         job = Job(self, next(self._numbers))
         self._jobs[job.number] = job
         self.send({"id": job.number, "op": op, **fields})
@@ -144,7 +166,7 @@ class ControlLine:
     @contextlib.asynccontextmanager
     async def command(self, argv: Sequence[str], *, limit_s: float, stdin: bytes = b"") -> AsyncIterator[Job]:
         """Start a command whose output the caller iterates over."""
-        with self._shared(stdin) as name:
+        async with self._shared(stdin) as name:
             given = {"stdin": name} if stdin else {}
             async with self.job("run", argv=list(argv), limit=limit_s, **given) as job:
                 yield job
@@ -155,7 +177,7 @@ class ControlLine:
         Raises:
             HapairError: the node could not.
         """
-        with self._shared(data) as name:
+        async with self._shared(data) as name:
             await self._copy("put", path, mode=mode, **{"from": name})
 
     async def get(self, path: str) -> bytes:
@@ -164,26 +186,45 @@ class ControlLine:
         Raises:
             HapairError: the node could not read it.
         """
-        with self._shared(b"") as name:
+        async with self._shared(b"") as name:
             await self._copy("get", path, to=name)
-            return (self._share / name).read_bytes()
+            if self._share:
+                return (self._share / name).read_bytes()
+            return await self._copy("fetch", name)
 
-    async def _copy(self, op: str, path: str, **fields: object) -> None:
+    async def clock(self) -> float:
+        """Return the node's wall clock, in seconds: without a process, which takes a slow node a while."""
+        async with self.job("clock") as job:
+            return float((await job.finish())[1])
+
+    async def _copy(self, op: str, path: str, **fields: object) -> bytes:
         async with self.job(op, path=path, **fields) as job:
-            code, _, error = await job.finish()
+            code, data, error = await job.finish()
             if code:
                 raise HapairError(f"{self.node}: {op} {path}: {error.decode(errors='replace').strip()}")
+            return data
 
-    @contextlib.contextmanager
-    def _shared(self, data: bytes) -> Iterator[str]:
+    @contextlib.asynccontextmanager
+    async def _shared(self, data: bytes) -> AsyncIterator[str]:
         """Make a file of the share that holds `data`, yield its name, and remove it afterwards."""
         name = f"{next(self._numbers)}"
-        path = self._share / name
         try:
-            path.write_bytes(data)
+            if self._share:
+                (self._share / name).write_bytes(data)
+            else:
+                self._require_ready()
+                for start in range(0, max(len(data), 1), CHUNK_BYTES):
+                    self.send({"op": "spool", "id": 0, "name": name, "b": _base64(data[start : start + CHUNK_BYTES])})
             yield name
         finally:
-            path.unlink(missing_ok=True)
+            if self._share:
+                (self._share / name).unlink(missing_ok=True)
+            elif self.ready:
+                self.send({"op": "drop", "id": 0, "name": name})
+
+    def _require_ready(self) -> None:
+        if not self.ready:
+            raise HapairError(f"{self.node} is not ready: its control agent has not answered yet")
 
     def send(self, frame: Frame) -> None:
         """Queue a frame; it goes as the window allows."""
@@ -191,9 +232,10 @@ class ControlLine:
         self._push()
 
     def _push(self) -> None:
-        room = WINDOW_BYTES - self._under_way
+        room = self._window_bytes - self._under_way
         if room > 0 and self._pending:
-            # The socket holds far more than a window: it never blocks. A dead node is noticed by its exit.
+            # A small window always fits into the socket. What does not goes with the next acknowledgement. A dead node
+            # is noticed by its exit.
             with contextlib.suppress(OSError):
                 count = self._sock.send(self._pending[:room])
                 self._under_way += count
@@ -222,6 +264,9 @@ class ControlLine:
             self._under_way -= frame["ack"]
             self._push()
         elif "ready" in frame:
+            if self.ready and frame["ready"] == self._agent:  # it was asked and said so by itself as well
+                return
+            self._agent = frame["ready"]
             self._fail_all("the control agent started anew")
             self._pending.clear()
             self._under_way = 0
@@ -236,3 +281,7 @@ class ControlLine:
         jobs, self._jobs = self._jobs, {}
         for job in jobs.values():
             job.event({"fail": why})
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

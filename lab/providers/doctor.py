@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -23,6 +24,9 @@ NEEDED_DISK_BYTES = 6 << 30
 """Sources, kernel tree, image and the disks of one lab, at their largest, all together."""
 KERNEL_BUILD, IMAGE_BUILD = "about 5 min", "about 30 s"
 """How long a build usually takes on two cores."""
+
+RESTRICTION = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+"""Ubuntu's switch, on since 24.04: user namespaces only for programs that AppArmor knows."""
 
 BUILD_PROGRAMS = {"make": "make", "gcc": "gcc", "flex": "flex", "bison": "bison", "bc": "bc", "xz": "xz-utils"}
 IMAGE_PROGRAMS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "tar": "tar"}
@@ -86,7 +90,10 @@ def _machine() -> Finding:
 
 
 def _python() -> Finding:
-    return Finding("python", Grade.GOOD, f"{platform.python_version()} in {sys.prefix}")
+    text = f"{platform.python_version()} in {sys.prefix}"
+    if importlib.util.find_spec("ensurepip") is None:
+        return Finding("python", Grade.WORSE, f"{text}; ./dev could not make it anew", "apt-get install python3-venv")
+    return Finding("python", Grade.GOOD, text)
 
 
 def _memory(memory_mb: int) -> Finding:
@@ -99,7 +106,7 @@ def _memory(memory_mb: int) -> Finding:
 
 def _memory_folder(needed_mb: int) -> Finding:
     try:
-        found = memory.choose(memory.candidates(_nearest(paths.labs())), needed_mb << 20)
+        found = memory.choose(memory.candidates(nearest(paths.labs())), needed_mb << 20)
     except HapairError as error:
         return Finding("memory files", Grade.BAD, error.message, error.hint)
     found.rmdir()
@@ -116,13 +123,13 @@ def _pdeathsig() -> Finding:
     return Finding("setpriv", Grade.GOOD, "ties the nodes' lives to their supervisor")
 
 
-def _nearest(folder: Path) -> Path:
+def nearest(folder: Path) -> Path:
     """Return a folder, or the one that exists already in which it would be made: checks leave nothing behind."""
     return next(there for there in (folder, *folder.parents) if there.exists())
 
 
 def _folder(subject: str, folder: Path, needed_bytes: int, variable: str) -> Finding:
-    there = _nearest(folder)
+    there = nearest(folder)
     try:
         with tempfile.TemporaryDirectory(dir=there) as probe:
             (Path(probe) / "file").write_bytes(b"x")
@@ -138,7 +145,7 @@ def _folder(subject: str, folder: Path, needed_bytes: int, variable: str) -> Fin
 def _locks() -> Finding:
     try:
         with (
-            tempfile.TemporaryDirectory(dir=_nearest(paths.cache())) as folder,
+            tempfile.TemporaryDirectory(dir=nearest(paths.cache())) as folder,
             FileLock(Path(folder) / "lock", timeout=1),
         ):
             pass
@@ -149,7 +156,7 @@ def _locks() -> Finding:
 
 def _programs(subject: str, programs: dict[str, str], cached: bool, usually: str) -> Finding:
     state = "its result is in the cache" if cached else f"not in the cache, will take {usually}"
-    missing = [package for program, package in programs.items() if shutil.which(program, path=_path()) is None]
+    missing = [package for program, package in programs.items() if shutil.which(program, path=search_path()) is None]
     if not missing:
         return Finding(subject, Grade.GOOD, state)
     grade = Grade.WORSE if cached else Grade.BAD
@@ -157,7 +164,8 @@ def _programs(subject: str, programs: dict[str, str], cached: bool, usually: str
     return Finding(subject, grade, f"{state}; missing: {', '.join(missing)}", cure)
 
 
-def _path() -> str:
+def search_path() -> str:
+    """Return where programs are looked for, those for administrators included."""
     return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
@@ -184,5 +192,12 @@ def _user_namespaces(cached: bool) -> Finding:
         proc.run(["unshare", "--map-auto", "--map-root-user", "true"], limit_s=5)
     except HapairError:
         cure = "allow user namespaces and add a subuid range (usermod --add-subuids), or use lab.up --bundle"
+        if restricted(RESTRICTION):
+            cure = f"as root: sysctl kernel.{RESTRICTION.name}=0 (an Ubuntu restriction); {cure}"
         return Finding(subject, Grade.WORSE if cached else Grade.BAD, "no user namespaces with subordinate ids", cure)
     return Finding(subject, Grade.GOOD, "user namespaces with subordinate ids")
+
+
+def restricted(switch: Path) -> bool:
+    """Return whether AppArmor keeps user namespaces from unknown programs; false where there is no such switch."""
+    return switch.exists() and switch.read_text(encoding="ascii").strip() == "1"

@@ -19,14 +19,17 @@ from lab.errors import BadInput, HapairError, HostLacks, TimedOut
 from lab.hosts.render import render_all
 from lab.hosts.site import Site
 from lab.log import Steps
-from lab.providers import client, memory, seed
-from lab.providers.base import CLEAN, Lab, LabPlan, Node
-from lab.providers.client import UmlLab, UmlNode
-from lab.providers.plan import Artifacts, make_plan
+from lab.providers import client, memory, seed, virtual
+from lab.providers.base import CLEAN, Hypervisor, Lab, LabPlan, Node, Provider
+from lab.providers.box import Box
+from lab.providers.choice import stretch
+from lab.providers.client import RunningLab, RunningNode
+from lab.providers.plan import Artifacts, make_plan, with_machines
 from lab.providers.provision import ANSWERS, boot_id, power_down
 from lab.providers.supervisor import PLAN
 
 SERVING_S = 90.0
+VIRTUAL_SERVING_S = 180.0
 FREE_BYTES = 2 << 30
 """What a lab's overlays and disks may grow to while scenarios run."""
 
@@ -42,10 +45,10 @@ DOWN = "down"
 class Pair:
     """A running lab and the site that it follows."""
 
-    lab: UmlLab
+    lab: RunningLab
     site: Site
 
-    def node(self, name: str) -> UmlNode:
+    def node(self, name: str) -> RunningNode:
         """Return a node by its name.
 
         Raises:
@@ -126,46 +129,73 @@ def folder_of(name: str) -> Path:
     return paths.labs() / name
 
 
-def bring_up(name: str, site: Site, artifacts: Artifacts, progress: Steps, *, seed_number: int = 0) -> Pair:
+def bring_up(
+    name: str,
+    site: Site,
+    artifacts: Artifacts,
+    progress: Steps,
+    *,
+    seed_number: int = 0,
+    hypervisor: Hypervisor | None = None,
+) -> Pair:
     """Bring a lab up until its container answers; one that runs already, made of the same, is left as it is.
 
     Args:
         seed_number: of the cables' random faults.
+        hypervisor: what virtual machines run on; without one the nodes are User-Mode Linux.
 
     Raises:
         BadInput: a lab of that name was made of something else, or was left behind by a run that died.
         HostLacks: too little disk or memory.
         HapairError: a node did not come up, or the container does not answer.
     """
+    stretch(hypervisor)
     check_start(name, site)
     folder = folder_of(name)
     plan = make_plan(site, name, artifacts, seed_number)
+    if hypervisor:
+        plan = with_machines(plan, hypervisor)
     trees = {node: tree.tar() for node, tree in render_all(site).items()}
     inputs = seed.Inputs(site, trees, plan, artifacts.digests)
     with client.locked(folder):
         if folder.exists():
             return _again(folder, site, inputs, progress)
-        planted = seed.ensure(inputs, progress)
         try:
-            return _first(folder, site, inputs, planted, progress)
+            if artifacts.box:
+                return _first_virtual(folder, inputs, artifacts.box, progress)
+            return _first(folder, inputs, seed.ensure(inputs, progress), progress)
         except BaseException:
             client.destroy(folder)
             raise
 
 
-def _first(folder: Path, site: Site, inputs: seed.Inputs, planted: Path, progress: Steps) -> Pair:
+def _make_folder(folder: Path, inputs: seed.Inputs) -> None:
     folder.mkdir(mode=0o700)
     (folder / PLAN).write_text(inputs.plan.dump())
-    (folder / INPUTS).write_text(json.dumps({"key": inputs.key, "site": site.model_dump(mode="json")}))
+    (folder / INPUTS).write_text(json.dumps({"key": inputs.key, "site": inputs.site.model_dump(mode="json")}))
+
+
+def _first(folder: Path, inputs: seed.Inputs, planted: Path, progress: Steps) -> Pair:
+    _make_folder(folder, inputs)
     with progress.step("booting three nodes", estimate_s=6) as step:
         seed.plant(inputs.plan, planted, folder)
         lab = client.start(inputs.plan, folder)
         _wait_ready(lab)
         modes = {node.mode for node in lab.status().nodes.values()}
         step.note(f"User-Mode Linux, {'/'.join(sorted(modes))} mode")
-    pair = Pair(lab, site)
+    pair = Pair(lab, inputs.site)
     with progress.step("waiting for the container", estimate_s=8):
         pair.wait_serving(Deadline.after(SERVING_S))
+    return pair
+
+
+def _first_virtual(folder: Path, inputs: seed.Inputs, box: Box, progress: Steps) -> Pair:
+    _make_folder(folder, inputs)
+    pair = Pair(virtual.make(folder, inputs, box, progress), inputs.site)
+    with progress.step("waiting for the container", estimate_s=20):
+        pair.wait_serving(Deadline.after(VIRTUAL_SERVING_S))
+    with progress.step("snapshot of all nodes", estimate_s=1):
+        pair.lab.snapshot()
     return pair
 
 
@@ -174,14 +204,14 @@ def _again(folder: Path, site: Site, inputs: seed.Inputs, progress: Steps) -> Pa
     name = folder.name
     if json.loads((folder / INPUTS).read_text())["key"] != inputs.key:
         raise BadInput(
-            f"the name {name!r} is in use by a lab made of another site, kernel or image",
+            f"the name {name!r} is in use by a lab made of another site, provider, kernel or image",
             f"take another --name, or remove it first: invoke lab.destroy --name {name}",
         )
     if client.running(folder):
         lab = client.attach(folder)
     else:
         with progress.step("booting three nodes", estimate_s=6):
-            lab = client.start(inputs.plan, folder)
+            lab = client.start(LabPlan.load((folder / PLAN).read_text()), folder)
             (folder / DOWN).unlink()  # not earlier: a start that fails leaves the disks as they were
             _wait_ready(lab)
     pair = Pair(lab, site)
@@ -203,7 +233,15 @@ def attach(name: str) -> Pair:
         state = "is down" if (folder / DOWN).exists() else "does not run"
         raise BadInput(f"the lab {name!r} {state}", f"invoke lab.up --name {name}")
     site = Site.model_validate(json.loads((folder / INPUTS).read_text())["site"])
-    return Pair(client.attach(folder), site)
+    lab = client.attach(folder)
+    stretch(lab.plan.hypervisor)
+    return Pair(lab, site)
+
+
+def provider_of(name: str) -> Provider | None:
+    """Return what the nodes of an existing lab are; None: there is no lab of that name."""
+    plan = folder_of(name) / PLAN
+    return LabPlan.load(plan.read_text()).provider if plan.exists() else None
 
 
 @contextmanager
@@ -230,24 +268,39 @@ def reserved(name: str) -> Iterator[None]:
 
 
 def reset(pair: Pair, progress: Steps) -> None:
-    """Cut the power of all nodes, heal every cable, and start again from the seed's disks.
+    """Heal every cable and put all nodes back to what they were when the lab had come up.
+
+    User-Mode Linux starts again from the seed's disks; virtual machines go on from their snapshot.
 
     Raises:
         HostLacks: the seed is in the cache no more.
         HapairError: as `bring_up`.
     """
     lab = pair.lab
-    planted = seed.find(json.loads((lab.folder / INPUTS).read_text())["key"])
     plan = LabPlan.load((lab.folder / PLAN).read_text())
-    with progress.step("booting three nodes", estimate_s=6):
-        _each(lab.nodes.values(), lambda node: node.power_off())
-        for link in lab.status().links:
-            lab.set_link(link.node, link.network, "both", CLEAN)
-        seed.plant(plan, planted, lab.folder)
-        _each(lab.nodes.values(), lambda node: node.power_on())
+    with progress.step("putting all nodes back", estimate_s=4):
+        if plan.hypervisor:
+            _heal(lab)
+            lab.restore()
+            virtual.set_clocks(lab, pair.site)
+        else:
+            _replant(lab, plan)
         _wait_ready(lab)
     with progress.step("waiting for the container", estimate_s=8):
         pair.wait_serving(Deadline.after(SERVING_S))
+
+
+def _heal(lab: Lab) -> None:
+    for link in lab.status().links:
+        lab.set_link(link.node, link.network, "both", CLEAN)
+
+
+def _replant(lab: RunningLab, plan: LabPlan) -> None:
+    planted = seed.find(json.loads((lab.folder / INPUTS).read_text())["key"])
+    _each(lab.nodes.values(), lambda node: node.power_off())
+    _heal(lab)
+    seed.plant(plan, planted, lab.folder)
+    _each(lab.nodes.values(), lambda node: node.power_on())
 
 
 def shut_down(pair: Pair, progress: Steps) -> None:

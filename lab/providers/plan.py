@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.errors import BadInput
 from lab.hosts.site import Site
-from lab.providers.base import Disk, Interface, LabPlan, NodePlan
+from lab.providers.base import Disk, Hypervisor, Interface, LabPlan, NodePlan, Tunnel, Virtual
+from lab.providers.box import Box
+from lab.providers.cable import LOOPBACK
 
 LAN_DEVICE = "vec0"
 CROSSOVER_DEVICE = "vec1"
@@ -15,6 +20,13 @@ CROSSOVER_DEVICE = "vec1"
 
 SLOTS = {"data": "ubdb", "meta": "ubdc"}
 """Disk slots as the image's udev rule knows them (hostfiles/lab/root/etc/udev/rules.d)."""
+
+
+VIRTUAL_SLOTS = {"data": "vdb", "meta": "vdc"}
+"""The same in a virtual machine; there a disk's serial, not its slot, is what the node knows it by."""
+
+FILES = "hapair-files"
+"""Serial of the disk that holds a machine's rendered files as a tar archive: the box's initrd unpacks it."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +37,14 @@ class Artifacts:
     kernel_sha256: str
     image: Path
     image_sha256: str
+    box: Box | None = None
+    """What the pair is made of when its nodes are virtual machines."""
 
     @property
     def digests(self) -> dict[str, str]:
         """What a seed made with these artifacts depends on."""
-        return {"kernel": self.kernel_sha256, "image": self.image_sha256}
+        box = {"box": self.box.digest} if self.box else {}
+        return {"kernel": self.kernel_sha256, "image": self.image_sha256, **box}
 
 
 def make_plan(site: Site, name: str, artifacts: Artifacts, seed: int = 0) -> LabPlan:
@@ -78,3 +93,44 @@ def _third_node(site: Site, artifacts: Artifacts) -> NodePlan:
         kernel_args=("init=/usr/lib/hapair-lab/third-init", f"hapair.address={site.lab.third.address}"),
         interfaces=(Interface(network="lan", mac=site.lab.third.mac, device=LAN_DEVICE),),
     )
+
+
+def with_machines(plan: LabPlan, hypervisor: Hypervisor) -> LabPlan:
+    """Return a plan whose pair are virtual machines, reached at loopback ports that are free just now.
+
+    Each gets one disk more, for its rendered files.
+    """
+    pair = [node for node in plan.nodes if node.disks]
+    with _free_ports() as ports:
+        nodes = {node.name: _virtual(node, ports) for node in pair}
+    return replace(plan, hypervisor=hypervisor, nodes=tuple(nodes.get(node.name, node) for node in plan.nodes))
+
+
+def _virtual(node: NodePlan, ports: Iterator[int]) -> NodePlan:
+    slots = {SLOTS[part]: slot for part, slot in VIRTUAL_SLOTS.items()}
+    disks = (
+        replace(disk, slot=slots[disk.slot], file=f"{disk.file}.qcow2", serial=disk.file.removeprefix(f"{node.name}."))
+        for disk in node.disks
+    )
+    files = Disk("vdd", f"{node.name}.files.qcow2", 0, serial=FILES)
+    cards = (replace(card, tunnel=Tunnel(next(ports), next(ports))) for card in node.interfaces)
+    virtual = Virtual(control_port=next(ports), ssh_port=next(ports))
+    return replace(node, kernel_args=(), disks=(*disks, files), interfaces=tuple(cards), virtual=virtual)
+
+
+@contextlib.contextmanager
+def _free_ports() -> Iterator[Iterator[int]]:
+    """Yield free ports, TCP and UDP alike, each only once: all are held until the context ends."""
+    with contextlib.ExitStack() as held:
+
+        def ports() -> Iterator[int]:
+            while True:
+                stream = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+                datagram = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                stream.bind((LOOPBACK, 0))
+                port = int(stream.getsockname()[1])
+                with contextlib.suppress(OSError):
+                    datagram.bind((LOOPBACK, port))
+                    yield port
+
+        yield ports()

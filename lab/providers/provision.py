@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -45,6 +47,27 @@ def provision(lab: Lab, site: Site, trees: Mapping[str, bytes], note: Callable[[
     _each([*pair, third], lambda node: node.wait_ready(Deadline.after(BOOT_S)))
     note("installing the rendered files")
     _each(pair, lambda node: _install(node, trees[node.name]))
+    fill(lab, site, trees, note)
+    note("powering off")
+    _each(pair, partial(_run, argv=("systemctl", "enable", AGENT)))
+    _each(pair, power_down)
+    _run(third, ["sync"])
+    third.power_off()
+
+
+def fill(lab: Lab, site: Site, trees: Mapping[str, bytes], note: Callable[[str], None]) -> None:
+    """Make DRBD's disks, the file systems and the containers of a pair that has its files but no agent running yet.
+
+    Args:
+        trees: as for `provision`; the third node needs the host programs.
+        note: told what is being done.
+
+    Raises:
+        CommandFailed: as `provision`.
+        TimedOut: as `provision`.
+    """
+    pair = [lab.nodes[name] for name in site.nodes]
+    third = lab.nodes["third"]
     _install_store(third, trees[pair[0].name])
     note("creating DRBD meta-data and connecting")
     for name in site.resources:
@@ -60,11 +83,21 @@ def provision(lab: Lab, site: Site, trees: Mapping[str, bytes], note: Callable[[
         _stop_services(first, name, resource)
         _run(first, ["drbd-fence", "init", name])
         _each(pair, partial(_run, argv=("drbdadm", "down", name)))
-    note("powering off")
-    _each(pair, partial(_run, argv=("systemctl", "enable", AGENT)))
-    _each(pair, power_down)
-    _run(third, ["sync"])
-    third.power_off()
+
+
+def start_agents(lab: Lab, site: Site) -> None:
+    """Let the agents take the pair over, now and at every boot."""
+    _each([lab.nodes[name] for name in site.nodes], partial(_run, argv=("systemctl", "enable", "--now", AGENT)))
+
+
+def without_agent(tree: bytes) -> bytes:
+    """Return the archive of a node's files less the link that starts its agent at boot."""
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(tree)) as source, tarfile.open(fileobj=sink, mode="w") as target:
+        for member in source:
+            if not member.name.endswith(f".wants/{AGENT}"):
+                target.addfile(member, source.extractfile(member) if member.isfile() else None)
+    return sink.getvalue()
 
 
 def boot_id(node: Node) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab.errors import HapairError
 from lab.log import Steps
-from lab.providers.base import CLEAN, LabStatus, LinkStatus, Node
+from lab.providers.base import CLEAN, LabPlan, LabStatus, LinkStatus, Node
 from lab.providers.pair import Pair
 
 COMMAND_S = 20.0
@@ -37,8 +37,7 @@ def text(pair: Pair) -> str:
 
 def _lines(pair: Pair, status: LabStatus) -> Iterator[str]:
     serving = pair.serving()
-    modes = "/".join(sorted({node.mode for node in status.nodes.values() if node.mode}))
-    yield f"lab {status.name}: User-Mode Linux ({modes or 'off'}), supervisor {status.pid}"
+    yield f"lab {status.name}: {_kind(pair.lab.plan, status)}, supervisor {status.pid}"
     for name, node in status.nodes.items():
         if name == serving:
             containers = ", ".join(f"{c} at {spec.addresses[0]}" for c, spec in pair.site.containers.items())
@@ -50,6 +49,14 @@ def _lines(pair: Pair, status: LabStatus) -> Iterator[str]:
     yield from _cables(status.links)
     if serving is None:
         yield "nobody serves"
+
+
+def _kind(plan: LabPlan, status: LabStatus) -> str:
+    pair = [node for node in plan.nodes if node.disks]
+    modes = "/".join(sorted({status.nodes[node.name].mode for node in pair} - {""})) or "off"
+    if plan.hypervisor is None:
+        return f"User-Mode Linux ({modes})"
+    return f"virtual machines of Vagrant ({modes}, box {plan.hypervisor.box} {plan.hypervisor.version})"
 
 
 def _own_words(pair: Pair, name: str) -> list[str]:

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,13 +60,13 @@ def ensure(inputs: Inputs, progress: Steps) -> Path:
     """
     final = paths.cache() / "seeds" / inputs.key
     final.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(final.parent / f"{inputs.key}.lock"):
+    with FileLock(final.parent / f"{inputs.key}.lock", is_singleton=True):
         if not (final / COMPLETE).exists():
             with progress.step("provisioning the pair once", estimate_s=60) as step, _scratch(final) as scratch:
                 lab = client.start(inputs.plan, scratch)
                 provision(lab, inputs.site, inputs.trees, step.note)
                 lab.stop()
-                _keep(inputs.plan, scratch, final)
+                keep(inputs, _disks(inputs.plan), scratch)
     return final
 
 
@@ -82,10 +82,34 @@ def find(key: str) -> Path:
     return found
 
 
+def kept(inputs: Inputs) -> Path | None:
+    """Return the folder of the seed, if the cache has it."""
+    folder = paths.cache() / "seeds" / inputs.key
+    return folder if (folder / COMPLETE).exists() else None
+
+
+def keep(inputs: Inputs, names: Sequence[str], folder: Path) -> None:
+    """Make files of `folder` the seed; nothing may write to them meanwhile."""
+    final = paths.cache() / "seeds" / inputs.key
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(final.parent / f"{inputs.key}.lock", is_singleton=True):
+        shutil.rmtree(final, ignore_errors=True)
+        final.mkdir(mode=0o700)  # the nodes' configuration on the disks has a secret
+        copy(names, folder, final)
+        # Written last: a seed without it was interrupted.
+        (final / COMPLETE).touch()
+
+
+def copy(names: Sequence[str], source: Path, target: Path) -> None:
+    """Copy files from one folder to another; what is there is replaced."""
+    for name in names:
+        (target / name).parent.mkdir(exist_ok=True)
+        copy_sparse(source / name, target / name)
+
+
 def plant(plan: LabPlan, seed: Path, folder: Path) -> None:
     """Copy a seed's disks to where the nodes of `plan` expect them in a lab's folder; what is there is replaced."""
-    for name in _disks(plan):
-        copy_sparse(seed / name, folder / name)
+    copy(_disks(plan), seed, folder)
 
 
 @contextlib.contextmanager
@@ -111,12 +135,3 @@ def _scratch(final: Path) -> Iterator[Path]:
 def _disks(plan: LabPlan) -> list[str]:
     names = [f"{node.name}.cow" for node in plan.nodes]
     return names + [disk.file for node in plan.nodes for disk in node.disks]
-
-
-def _keep(plan: LabPlan, scratch: Path, final: Path) -> None:
-    shutil.rmtree(final, ignore_errors=True)
-    final.mkdir(mode=0o700)  # the nodes' configuration on the disks has a secret
-    for name in _disks(plan):
-        copy_sparse(scratch / name, final / name)
-    # Written last: a seed without it was interrupted.
-    (final / COMPLETE).touch()

@@ -48,7 +48,9 @@ def _make(folder: Path, make: Callable[[Path], Made]) -> None:
         made = make(fresh)
         files = {}
         for path in sorted(fresh.iterdir()):
-            path.chmod(0o555 if path.stat().st_mode & 0o100 else 0o444)
+            mode = path.stat().st_mode
+            # What was not for others to read stays so: ssh takes no other private key.
+            path.chmod((0o555 if mode & 0o100 else 0o444) & (0o777 if mode & 0o077 else 0o700))
             seen = path.stat()
             files[path.name] = {
                 "sha256": made.digests.get(path.name) or file_digest(path),

@@ -23,17 +23,21 @@ from typing import IO, Any
 
 from lab.errors import BadInput, HapairError
 from lab.providers import memory
-from lab.providers.base import Frame, Impairment, LabPlan, LabStatus
+from lab.providers.base import Frame, Impairment, LabPlan, LabStatus, NodePlan
 from lab.providers.cable import Cable
 from lab.providers.control import Job
+from lab.providers.daemon import Daemon
+from lab.providers.machine import Machine
 from lab.providers.record import FILE as RECORD_FILE
 from lab.providers.record import Record, identity
-from lab.providers.uml import Machine
+from lab.providers.uml import UmlMachine
+from lab.providers.vm import VirtualMachine
 
 SOCKET = "control.sock"
 PLAN = "plan.json"
 EVENTS = "events.jsonl"
 REQUEST_BYTES = 1 << 30
+RESTORE_S = 30.0
 ANSWER_SLACK_S = 10.0
 """How much longer than a command's own limit the node may take to say that it has ended; a frozen one never does."""
 
@@ -67,6 +71,7 @@ class Supervisor:
         self._record: Record | None = None
         self._events: IO[str] = (folder / EVENTS).open("a", buffering=1)
         self._machines: dict[str, Machine] = {}
+        self._daemon: Daemon | None = None
         self._cables: dict[str, Cable] = {}
         self._stop = asyncio.Event()
 
@@ -76,7 +81,7 @@ class Supervisor:
         for sig in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sig, self._stop.set)
         try:
-            self._begin()
+            await self._begin()
             with _listener(self._folder, SOCKET, socket.SOCK_STREAM) as listener:
                 server = await asyncio.start_unix_server(self._serve, sock=listener, limit=REQUEST_BYTES)
                 await self._stop.wait()
@@ -84,31 +89,50 @@ class Supervisor:
         finally:
             await self._end()
 
-    def _begin(self) -> None:
-        need_bytes = sum(node.memory_mb for node in self._plan.nodes) << 20
+    async def _begin(self) -> None:
+        need_bytes = sum(node.memory_mb for node in self._plan.nodes if not node.virtual) << 20
         self._memory = memory.choose(memory.candidates(self._folder), need_bytes)
         self._record = Record.new(self._memory)
         self._record.save(self._folder)
         for node in self._plan.nodes:
-            self._machines[node.name] = Machine(node, self._folder, self._memory, self._log)
+            self._machines[node.name] = self._make(node)
             self._machines[node.name].prepare()
         self._lay_cables()
+        if self._daemon:
+            await self._daemon.start(self._memory)
+            self._note_processes()
         for machine in self._machines.values():
-            machine.power_on()
+            await (machine.take_up() if isinstance(machine, VirtualMachine) else machine.power_on())
+
+    def _make(self, node: NodePlan) -> Machine:
+        if not node.virtual or not self._plan.hypervisor:
+            return UmlMachine(node, self._folder, self._memory, self._log)
+        self._daemon = self._daemon or Daemon(self._folder)
+        domain = f"hapair-{self._plan.name}-{node.name}"  # as the Vagrantfile calls it
+        made = VirtualMachine(node, self._folder, domain, self._plan.hypervisor, daemon=self._daemon, log=self._log)
+        self._daemon.machines[domain] = made
+        return made
 
     def _lay_cables(self) -> None:
-        ends = [(card.network, node.name) for node in self._plan.nodes for card in node.interfaces]
-        for network in sorted({network for network, _ in ends}):
-            nodes = [node for name, node in ends if name == network]
+        ends = [(card, node.name) for node in self._plan.nodes for card in node.interfaces]
+        for network in sorted({card.network for card, _ in ends}):
+            nodes = [node for card, node in ends if card.network == network]
             cable = Cable(network, nodes, seed=self._plan.seed, loop=asyncio.get_running_loop())
             self._cables[network] = cable
-            for node in nodes:
-                cable.listen(node, _listener(self._folder / "net", f"{node}.{network}", socket.SOCK_SEQPACKET))
+            for card, node in ends:
+                if card.network != network:
+                    continue
+                if card.tunnel:
+                    cable.tunnel(node, card.tunnel)
+                else:
+                    cable.listen(node, _listener(self._folder / "net", f"{node}.{network}", socket.SOCK_SEQPACKET))
 
     async def _end(self) -> None:
         self._log("down")
         # One that cannot be killed must not keep the others, or what else there is to remove.
         await asyncio.gather(*(machine.power_off() for machine in self._machines.values()), return_exceptions=True)
+        if self._daemon:
+            await self._daemon.stop()
         for cable in self._cables.values():
             cable.close()
         if self._record:
@@ -118,12 +142,20 @@ class Supervisor:
 
     def _log(self, kind: str, **fields: object) -> None:
         self._events.write(json.dumps({"t": round(time.time(), 6), "source": "lab", "kind": kind, **fields}) + "\n")
-        if self._record and kind in ("power", "exit"):
-            for name, machine in self._machines.items():
-                self._record.processes.pop(name, None)
-                if machine.pid:
-                    self._record.processes[name] = identity(machine.pid)
-            self._record.save(self._folder)
+        if kind in ("power", "exit"):
+            self._note_processes()
+
+    def _note_processes(self) -> None:
+        """Write down what a later command has to kill when this process is killed."""
+        if not self._record:
+            return
+        pids = {name: machine.pid for name, machine in self._machines.items()}
+        pids["libvirtd"] = self._daemon.pid if self._daemon else None
+        for name, pid in pids.items():
+            self._record.processes.pop(name, None)
+            if pid:
+                self._record.processes[name] = identity(pid)
+        self._record.save(self._folder)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(writer)
@@ -212,21 +244,50 @@ class Supervisor:
             data = await self._machine(request).line.get(request["path"])
             return {"data": base64.b64encode(data).decode()}
 
+    async def _clock(self, request: Frame, _peer: Peer) -> Frame:
+        return {"clock": await self._machine(request).line.clock()}
+
     async def _power(self, request: Frame, _peer: Peer) -> Frame:
         machine = self._machine(request)
         if request["to"] in ("off", "reset"):
             await machine.power_off()
         if request["to"] in ("on", "reset"):
-            machine.power_on()
+            await machine.power_on()
         return {}
 
     async def _freeze(self, request: Frame, _peer: Peer) -> Frame:
-        self._machine(request).freeze()
+        await self._machine(request).freeze()
         return {}
 
     async def _thaw(self, request: Frame, _peer: Peer) -> Frame:
-        self._machine(request).thaw()
+        await self._machine(request).thaw()
         return {}
+
+    async def _snapshot(self, _request: Frame, _peer: Peer) -> Frame:
+        """Keep the state of all nodes: the virtual machines stand still together, so that none is ahead of another."""
+        virtual, others = self._apart()
+        await asyncio.gather(*(machine.freeze() for machine in virtual))
+        try:
+            await asyncio.gather(*(machine.snapshot() for machine in (*virtual, *others)))
+        finally:
+            await asyncio.gather(*(machine.thaw() for machine in virtual))
+        self._log("snapshot")
+        return {}
+
+    async def _restore(self, _request: Frame, _peer: Peer) -> Frame:
+        virtual, others = self._apart()
+        await asyncio.gather(*(machine.restore() for machine in (*virtual, *others)))
+        # The third node first: the pair would miss the store.
+        await asyncio.gather(*(machine.wait_ready(RESTORE_S) for machine in others))
+        await asyncio.gather(*(machine.thaw() for machine in virtual))
+        for machine in virtual:
+            machine.renew()
+        self._log("restore")
+        return {}
+
+    def _apart(self) -> tuple[list[VirtualMachine], list[Machine]]:
+        virtual = [machine for machine in self._machines.values() if isinstance(machine, VirtualMachine)]
+        return virtual, [machine for machine in self._machines.values() if machine not in virtual]
 
     async def _link(self, request: Frame, _peer: Peer) -> Frame:
         impairment = Impairment(**request["impairment"])
@@ -247,26 +308,14 @@ class Supervisor:
 
     async def _disk(self, request: Frame, _peer: Peer) -> Frame:
         machine, slot, path = self._machine(request), request["slot"], request["path"]
-        if path is None:
-            await machine.mconsole(f"remove {slot}")
-        else:
-            # Under a name without the characters that mean something to the kernel.
-            link = self._folder / f"{machine.plan.name}.{slot}"
-            link.unlink(missing_ok=True)
-            link.symlink_to(path)
-            await machine.mconsole(f"config {slot}d={link.name}")
+        await (machine.detach_disk(slot) if path is None else machine.attach_disk(slot, Path(path)))
         self._log("disk", node=machine.plan.name, slot=slot, path=path)
         return {}
 
     async def _sysrq(self, request: Frame, _peer: Peer) -> Frame:
         machine = self._machine(request)
         self._log("sysrq", node=machine.plan.name, key=request["key"])
-        try:
-            await machine.mconsole(f"sysrq {request['key']}")
-        except HapairError:
-            # The kernel that crashes or resets at this key answers nobody any more.
-            if request["key"] not in DEADLY_KEYS:
-                raise
+        await machine.sysrq(request["key"])
         return {}
 
     async def _shutdown(self, _request: Frame, _peer: Peer) -> Frame:
@@ -274,14 +323,12 @@ class Supervisor:
         return {}
 
 
-DEADLY_KEYS = ("b", "c", "o")
-"""Reset, crash, power off (Documentation/admin-guide/sysrq.rst)."""
-
 Operation = Callable[[Supervisor, Frame, Peer], Awaitable[Frame]]
 OPERATIONS: dict[str, Operation] = {
     name: getattr(Supervisor, f"_{name}")
     for name in (
-        *("status", "wait_ready", "run", "terminal", "put", "get", "power", "freeze", "thaw"),
+        *("status", "wait_ready", "run", "terminal", "put", "get", "clock", "power", "freeze", "thaw"),
+        *("snapshot", "restore"),
         *("link", "capture", "disk", "sysrq", "shutdown"),
     )
 }

@@ -16,14 +16,14 @@ from pathlib import Path
 
 from lab.errors import BadInput
 from lab.providers import console as console_text
-from lab.providers.client import Connection, UmlNode
+from lab.providers.client import Connection, RunningNode
 
 SESSION_LIMIT_S = 24 * 3600.0
 POLL_S = 0.1
 CONSOLE_LINES = 50
 
 
-def shell(node: UmlNode, command: str) -> int:
+def shell(node: RunningNode, command: str) -> int:
     """Run a shell command in a node, or an interactive shell if there is none; return its exit code.
 
     It gets a terminal of its own when this process has one, as with ssh -t.

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,18 @@ from lab.errors import BadInput, HapairError, TimedOut
 from lab.providers import console, mconsole
 from lab.providers.base import NodePlan, NodeState, NodeStatus
 from lab.providers.control import ControlLine
+from lab.providers.copying import copy_sparse
+from lab.providers.machine import Log
 
 VECTOR_DEPTH = 128
 """Frames that a card hands over in one system call."""
 LOOPS_PER_JIFFY = 20_000_000
 """Given to the kernel, which otherwise measures it for 40 to 90 ms at each boot: 4000 BogoMIPS at 100 Hz."""
+DEADLY_KEYS = ("b", "c", "o")
+"""SysRq keys: reset, crash, power off (Documentation/admin-guide/sysrq.rst)."""
 FRUITLESS_BOOTS = 3
 """A node that restarts this often in a row without ever becoming ready stays off."""
 KILL_LIMIT_S = 20.0
-
-Log = Callable[..., None]
 
 
 def argv(plan: NodePlan, control_fd: int) -> list[str]:
@@ -63,7 +64,7 @@ def argv(plan: NodePlan, control_fd: int) -> list[str]:
 class _Run:
     """One run of the kernel, from power-on to its end."""
 
-    def __init__(self, plan: NodePlan, folder: Path, memory: Path, machine: Machine) -> None:
+    def __init__(self, plan: NodePlan, folder: Path, memory: Path, machine: UmlMachine) -> None:
         self.console = folder / f"{plan.name}.console"
         ours, theirs = socket.socketpair()
         with theirs, self.console.open("ab", buffering=0) as out:
@@ -99,7 +100,7 @@ class _Run:
         return "cut" if self.cut else console.ending(console.end(self.console, self.console_start))
 
 
-class Machine:
+class UmlMachine:
     """A node of the lab: switched on and off, frozen, asked for its state."""
 
     def __init__(self, plan: NodePlan, folder: Path, memory: Path, log: Log) -> None:
@@ -161,7 +162,7 @@ class Machine:
         ready = run is not None and run.line.ready and not run.frozen
         return NodeStatus(state=self.state, ready=ready, boots=self._boots, mode=mode, note=self._note)
 
-    def power_on(self) -> None:
+    async def power_on(self) -> None:
         """Start the kernel; a node that is on stays as it is."""
         if self._run is None:
             self._fruitless = 0
@@ -177,19 +178,47 @@ class Machine:
         async with asyncio.timeout(KILL_LIMIT_S):
             await run.ended.wait()
 
-    def freeze(self) -> None:
+    async def freeze(self) -> None:
         """Stop every process of the node."""
         run = self._running()
         proc.kill_group(run.child, signal.SIGSTOP)
         run.frozen = True
         self._log("power", node=self.plan.name, to="frozen")
 
-    def thaw(self) -> None:
+    async def thaw(self) -> None:
         """Let a frozen node go on; does nothing to any other."""
         if self._run and self._run.frozen:
             proc.kill_group(self._run.child, signal.SIGCONT)
             self._run.frozen = False
             self._log("power", node=self.plan.name, to="thawed")
+
+    async def snapshot(self) -> None:
+        """Keep a copy of the root disk, as it is at this moment, for `restore`."""
+        await self.freeze()
+        try:
+            await asyncio.to_thread(copy_sparse, self._cow, self._kept)
+        finally:
+            await self.thaw()
+
+    async def restore(self) -> None:
+        """Cut the power, put the root disk back to the snapshot, and switch on again.
+
+        Raises:
+            HapairError: there is no snapshot.
+        """
+        if not self._kept.exists():
+            raise HapairError(f"{self.plan.name} has no snapshot", "invoke lab.destroy, then invoke lab.up")
+        await self.power_off()
+        await asyncio.to_thread(copy_sparse, self._kept, self._cow)
+        await self.power_on()
+
+    @property
+    def _cow(self) -> Path:
+        return self._folder / f"{self.plan.name}.cow"
+
+    @property
+    def _kept(self) -> Path:
+        return self._folder / f"{self.plan.name}.cow.snapshot"
 
     async def wait_ready(self, limit_s: float) -> None:
         """Wait until the control agent of this run, or of one that follows it, has answered.
@@ -210,7 +239,28 @@ class Machine:
         except TimeoutError:
             raise TimedOut(f"{self.plan.name} was not ready after {limit_s:g} s{self._last_words()}") from None
 
-    async def mconsole(self, command: str) -> str:
+    async def attach_disk(self, slot: str, path: Path) -> None:
+        """Plug in a disk."""
+        # Under a name without the characters that mean something to the kernel.
+        link = self._folder / f"{self.plan.name}.{slot}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(path)
+        await self._mconsole(f"config {slot}d={link.name}")
+
+    async def detach_disk(self, slot: str) -> None:
+        """Pull out a disk that nothing has open."""
+        await self._mconsole(f"remove {slot}")
+
+    async def sysrq(self, key: str) -> None:
+        """Press Alt+SysRq+`key`."""
+        try:
+            await self._mconsole(f"sysrq {key}")
+        except HapairError:
+            # The kernel that crashes or resets at this key answers nobody any more.
+            if key not in DEADLY_KEYS:
+                raise
+
+    async def _mconsole(self, command: str) -> str:
         """Send a command to the kernel's management console and return its answer."""
         self._running()
         return await mconsole.command(self._folder / "run" / self.plan.name / "mconsole", command)

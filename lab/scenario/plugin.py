@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,12 +22,14 @@ from lab.hosts.site import load_site
 from lab.paths import PROJECT
 from lab.providers import pair
 from lab.providers.base import PROVIDERS
-from lab.providers.plan import Artifacts
 from lab.scenario import shell
 from lab.scenario.capture import uncaptured
 from lab.scenario.report import Report, Result
 from lab.scenario.scene import Pair, Scene
 from lab.scenario.verdict import Outcome
+
+if TYPE_CHECKING:
+    from lab.artifacts import Ready
 
 TEST_LIMIT_S = 600.0  # one scenario without its set-up; every wait inside is bounded far below
 
@@ -112,15 +115,16 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 @pytest.fixture(scope="session")
-def rig(request: pytest.FixtureRequest, run: Run, artifacts: Artifacts) -> Iterator[Rig]:
+def rig(request: pytest.FixtureRequest, run: Run, ready: Ready) -> Iterator[Rig]:
     """A pair, brought up once, and destroyed at the end unless it is to be kept.
 
-    `artifacts` (kernel and image, made or fetched) is a fixture of the tests' own conftest.
+    `ready` (all that nodes are made of) is a fixture of the tests' own conftest.
     """
     name = request.config.getoption("--lab")
     with pair.reserved(name):
         with uncaptured(request.config), log.steps(f"Bringing up the pair ({run.provider})") as progress:
-            up = pair.bring_up(name, load_site(), artifacts, progress, seed_number=run.seed)
+            made = ready.artifacts
+            up = pair.bring_up(name, load_site(), made, progress, seed_number=run.seed, hypervisor=ready.hypervisor)
         yield Rig(up, lambda: pair.reset(up, log.silent()))
         if not request.config.getoption("--keep"):
             pair.destroy(name)

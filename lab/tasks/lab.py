@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from invoke.context import Context
@@ -10,10 +11,10 @@ from invoke.tasks import task
 from lab import artifacts, log, paths
 from lab.errors import BadInput, ExitCode
 from lab.hosts.site import EXAMPLE, load_site
+from lab.providers import box as boxes
 from lab.providers import bundle as bundles
+from lab.providers import choice, doctor_vagrant, pair, report, terminal
 from lab.providers import doctor as checks
-from lab.providers import pair, report, terminal
-from lab.providers.base import PROVIDERS
 from lab.scenario import demo as story
 from lab.scenario import faults, manual
 from lab.scenario.verdict import Outcome
@@ -21,20 +22,17 @@ from lab.tasks._run import guarded
 
 NAME_HELP = "the lab's name; labs of different names run side by side"
 SITE_HELP = "the site file (default: hostfiles/site.example.yaml)"
+PROVIDER_HELP = (
+    "what the pair's nodes are: uml (User-Mode Linux) or vagrant; default: the site file's, or the best here"
+)
 BUNDLE_HELP = "take kernel and image from this file or URL, and build nothing"
-
-
-def _check_provider(context: Context, wanted: str | None) -> None:
-    name = str(wanted or context.config.lab.provider)
-    if name not in PROVIDERS:
-        raise BadInput(f"no provider is called {name!r}", f"take one of: {', '.join(PROVIDERS)}")
 
 
 @task(
     auto_shortflags=False,
     help={
         "name": NAME_HELP,
-        "provider": "what the nodes are: uml (User-Mode Linux)",
+        "provider": PROVIDER_HELP,
         "site": SITE_HELP,
         "bundle": BUNDLE_HELP,
     },
@@ -48,12 +46,13 @@ def up(
     bundle: str | None = None,
 ) -> None:
     """Bring up two nodes and a third, until the container answers; a second time changes nothing."""
-    _check_provider(context, provider)
     model = load_site(Path(site))
+    asked = provider or context.config.lab.provider
+    choice.check(asked)
     pair.check_start(name, model)
     with log.steps(f"Bringing up the lab {name!r}") as progress:
-        made = artifacts.ensure(progress, bundle)
-        running = pair.bring_up(name, model, made, progress)
+        made = artifacts.for_lab(asked or pair.provider_of(name), model, progress, bundle, tell=log.say)
+        running = pair.bring_up(name, model, made.artifacts, progress, hypervisor=made.hypervisor)
     log.out(report.text(running))
 
 
@@ -166,15 +165,19 @@ def destroy(_context: Context, name: str = "default", every: bool = False) -> No
         log.out(f"{one}: {'removed' if pair.destroy(one) else 'there is none'}")
 
 
-@task(auto_shortflags=False, help={"site": SITE_HELP})
+@task(
+    auto_shortflags=False,
+    help={"site": SITE_HELP, "provider": "what the nodes shall be: what it lacks is a failure, not a warning"},
+)
 @guarded
-def doctor(_context: Context, site: str = str(EXAMPLE)) -> None:
+def doctor(_context: Context, site: str = str(EXAMPLE), provider: str | None = None) -> None:
     """Check by doing whether this machine can run a lab: one line each, with its cure."""
     model = load_site(Path(site))
     cached = artifacts.cached()
     findings = checks.examine(pair.needed_memory_mb(model), kernel_cached=cached.kernel, image_cached=cached.image)
+    more = doctor_vagrant.examine(wanted=(provider or model.lab.provider) == "vagrant")
     bad = False
-    for finding in findings:
+    for finding in itertools.chain(findings, more):
         log.out(finding.line())
         bad = bad or finding.grade is checks.Grade.BAD
     if bad:
@@ -185,6 +188,7 @@ def doctor(_context: Context, site: str = str(EXAMPLE)) -> None:
     auto_shortflags=False,
     help={
         "name": "the lab's name: it must not exist yet, and is removed at the end",
+        "provider": PROVIDER_HELP,
         "svg": "draw the timeline into this file",
         "site": SITE_HELP,
         "bundle": BUNDLE_HELP,
@@ -192,7 +196,12 @@ def doctor(_context: Context, site: str = str(EXAMPLE)) -> None:
 )
 @guarded
 def demo(
-    _context: Context, name: str = "demo", svg: str | None = None, site: str = str(EXAMPLE), bundle: str | None = None
+    _context: Context,
+    name: str = "demo",
+    provider: str | None = None,
+    svg: str | None = None,
+    site: str = str(EXAMPLE),
+    bundle: str | None = None,
 ) -> None:
     """Tell the story of one power loss, live: roles, lock, acknowledged writes, and the gap in seconds."""
     model = load_site(Path(site))
@@ -200,7 +209,8 @@ def demo(
         raise BadInput(f"there is a lab {name!r} already, and the demo removes its own", "take another --name")
     pair.check_start(name, model)
     with log.steps(f"Bringing up the lab {name!r}") as progress:
-        running = pair.bring_up(name, model, artifacts.ensure(progress, bundle), progress)
+        made = artifacts.for_lab(provider, model, progress, bundle, tell=log.say)
+        running = pair.bring_up(name, model, made.artifacts, progress, hypervisor=made.hypervisor)
     try:
         drawn = story.run(running, paths.PROJECT / "out" / "demo", log.out, Path(svg) if svg else None)
     finally:
@@ -220,3 +230,17 @@ def bundle(_context: Context, file: str) -> None:
         made = artifacts.ensure(progress)
         bundles.pack(made, Path(file), progress)
     log.out(file)
+
+
+@task(
+    auto_shortflags=False,
+    help={"release": f"of the distribution: {', '.join(boxes.RELEASES)} (default: {boxes.DEFAULT})"},
+)
+@guarded
+def box(_context: Context, release: str = boxes.DEFAULT) -> None:
+    """Build the Vagrant box of the lab's nodes; prints its file, and last the command that adds it to Vagrant."""
+    with log.steps(f"Making the box {release}") as progress:
+        made = boxes.ensure(progress, release)
+        packed = boxes.pack(made, progress)
+    log.out(str(packed.with_suffix(".box")))
+    log.out(f"vagrant box add {packed}")

@@ -6,14 +6,15 @@ import pytest
 
 from lab import artifacts as made
 from lab import log
-from lab.providers.plan import Artifacts
+from lab.artifacts import Ready
+from lab.hosts.site import load_site
 from lab.scenario.capture import uncaptured
 
 pytest_plugins = ["lab.scenario.plugin"]
 
 
 @pytest.fixture(scope="session")
-def artifacts(request: pytest.FixtureRequest) -> Artifacts:
-    """Kernel and image, from the cache or made now."""
-    with uncaptured(request.config), log.steps("Kernel and image") as progress:
-        return made.ensure(progress)
+def ready(request: pytest.FixtureRequest) -> Ready:
+    """All that nodes are made of, from the cache or made now."""
+    with uncaptured(request.config), log.steps("What nodes are made of") as progress:
+        return made.for_lab(request.config.getoption("--provider"), load_site(), progress, tell=log.say)

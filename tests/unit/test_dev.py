@@ -129,6 +129,23 @@ def test_packages_of_a_set_are_printed_and_nothing_is_made(dev: Dev, project: Pa
     assert fakes.calls() == [] and not (project / ".venv").exists()
 
 
+@pytest.mark.parametrize(
+    ("release", "has", "lacks"),
+    [
+        ("ID=debian\nVERSION_ID=12\n", "vagrant-libvirt", "libvirt-daemon-driver-storage"),
+        ('ID=debian\nVERSION_ID="13"\n', "libvirt-daemon-driver-storage", "dnsmasq-base"),
+        ('ID=ubuntu\nVERSION_ID="24.04"\n', "libvirt-daemon", "vagrant"),
+        ("", "vagrant", "dnsmasq-base"),
+    ],
+)
+def test_vagrants_packages_are_those_that_the_distribution_has(
+    dev: Dev, tmp_path: Path, release: str, has: str, lacks: str
+) -> None:
+    (tmp_path / "os-release").write_text(release)
+    names = dev("--packages", "vagrant", env={"OS_RELEASE": str(tmp_path / "os-release")}).text.splitlines()
+    assert has in names and lacks not in names
+
+
 @pytest.mark.parametrize("words", [["--packages"], ["--packages", "nonsense"], ["--packages", "lab", "build"]])
 def test_unknown_set_is_bad_input(dev: Dev, words: list[str]) -> None:
     done = dev(*words)
@@ -148,10 +165,15 @@ def test_unknown_set_is_bad_input(dev: Dev, words: list[str]) -> None:
         ("invoke lab.up", ["lab"]),
         ("inv lab.up --name two", ["lab"]),
         ("invoke lab.up --bundle lab.tar", []),
-        ("invoke lab.up --provider vagrant", ["vagrant"]),
+        ("invoke lab.up --provider vagrant", ["lab", "vagrant"]),
+        ("invoke lab.up --provider=vagrant", ["lab", "vagrant"]),
+        ("invoke lab.box", ["lab", "vagrant"]),
         ("invoke scenario.run power_loss", ["lab"]),
         ("invoke build.kernel", ["lab"]),
         ("invoke build.lxd", ["build"]),
+        ("invoke build.show lxd-5.0.2", []),
+        ("invoke build.check out/lxd.tar.zst", []),
+        ("nox -s build", ["build"]),
         ("nox", ["test", "lab"]),
         ("nox -l", []),
         ("nox -s lint", []),
@@ -159,7 +181,8 @@ def test_unknown_set_is_bad_input(dev: Dev, words: list[str]) -> None:
         ("nox --session=failover", ["lab"]),
         ("nox -s failover -- -k unit", ["lab"]),
         ("nox -t slow", ["lab"]),
-        ("nox -s failover -- --provider vagrant", ["vagrant"]),
+        ("nox -s failover -- --provider vagrant", ["lab", "vagrant"]),
+        ("nox -- --provider vagrant", ["test", "lab", "vagrant"]),
     ],
 )
 def test_only_the_packages_that_the_command_needs(dev: Dev, fakes: Fakes, command: str, sets: list[str]) -> None:

@@ -70,7 +70,7 @@ def test_environment_overrides_task_defaults(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("INVOKE_LAB_PROVIDER", "vagrant")
     config = Config(project_location=PROJECT)
     config.load_project()
-    assert config["lab"]["provider"] == "uml"
+    assert config["lab"]["provider"] is None
     config.load_shell_env()
     assert config["lab"]["provider"] == "vagrant"
 
@@ -98,3 +98,10 @@ def test_tasks_leave_the_pytest_plugin_to_pytest() -> None:
     # Imported ahead of pytest its assertions cannot be rewritten: pytest warns, and our warnings are errors.
     code = "import sys, tasks, lab.scenario.runner; sys.exit('lab.scenario.plugin' in sys.modules)"
     assert proc.run([sys.executable, "-c", code], limit_s=30, cwd=PROJECT, check=False).code == 0
+
+
+@pytest.mark.spawns
+def test_a_named_task_loads_its_own_collection_alone() -> None:
+    look = "import sys; sys.argv = ['invoke', 'build.list']; import tasks; print('lab.providers' in sys.modules)"
+    done = proc.run([sys.executable, "-c", look], limit_s=30, env={"PYTHONPATH": str(PROJECT)})
+    assert done.text == "False"

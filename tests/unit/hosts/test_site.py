@@ -19,6 +19,7 @@ from tests.unit.hosts.sites import Data, Where, example, load, put, valid
 OPTIONAL = {
     ("network",), ("network", "dns"), ("containers",), ("times", "allow_no_watchdog"), ("times", "watch_s"),
     ("times", "stop_s"), ("times", "start_s"),
+    ("lab", "provider"), ("lab", "box"),
     ("resources", "r0", "al_extents"), ("resources", "r0", "resync_mib_per_s"),
 }  # fmt: skip
 random_sites = settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=20)

@@ -36,7 +36,7 @@ def host(fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes
     for name in ("sh", "basename", "sleep"):
         (fakes.folder / name).symlink_to(str(shutil.which(name)))
     monkeypatch.setenv("PATH", str(fakes.folder))
-    monkeypatch.setattr(doctor, "_path", lambda: str(fakes.folder))
+    monkeypatch.setattr(doctor, "search_path", lambda: str(fakes.folder))
     monkeypatch.setattr(memory, "candidates", lambda _: [tmp_path / "memory"])
     monkeypatch.setattr(memory, "probe", lambda *_: "")
     monkeypatch.setattr(memory, "available_bytes", lambda: 2 << 30)
@@ -167,6 +167,15 @@ def test_no_user_namespaces(host: Fakes, monkeypatch: pytest.MonkeyPatch, unshar
     assert found.grade is Grade.BAD
     assert "subuid" in found.cure and "lab.up --bundle" in found.cure
     assert examine(image=True)["image ownership"].grade is Grade.WORSE
+
+
+def test_ubuntus_restriction_is_named(host: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(doctor, "RESTRICTION", tmp_path / "apparmor_restrict_unprivileged_userns")
+    host.add("unshare", code=1)
+    assert "sysctl" not in examine()["image ownership"].cure
+    doctor.RESTRICTION.write_text("1\n")
+    assert "sysctl kernel.apparmor_restrict_unprivileged_userns=0" in examine()["image ownership"].cure
 
 
 def test_root_needs_no_user_namespaces(host: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import pytest
 from lab import log, paths
 from lab.errors import HostLacks
 from lab.proc import CommandFailed
-from lab.providers import image
+from lab.providers import bootstrap, image
 from lab.providers.image import IMAGE
 from tests.fakes.programs import Fakes
 
@@ -43,7 +43,7 @@ def host(fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "shared").mkdir()
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(image, "SHARED_MEMORY", tmp_path / "shared")
+    monkeypatch.setattr(bootstrap, "SHARED_MEMORY", tmp_path / "shared")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     monkeypatch.setattr(image, "IMAGE_BYTES", 1 << 20)
     for name in ("mke2fs", "apt-get", "apt-config", "unshare"):
@@ -206,7 +206,7 @@ def test_another_failure_shows_the_last_lines(source: Path, host: Fakes) -> None
 
 @pytest.mark.spawns
 def test_a_build_that_hangs_is_ended(source: Path, host: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image, "BUILD_LIMIT_S", 0.3)
+    monkeypatch.setattr(bootstrap, "BUILD_LIMIT_S", 0.3)
     host.add("mmdebstrap", script="exec sleep 600")
     with pytest.raises(CommandFailed, match=r"no end after 0\.3 s"):
         image.ensure(log.silent(), source)

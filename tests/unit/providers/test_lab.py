@@ -20,13 +20,13 @@ from lab.errors import BadInput, HapairError, HostLacks, TimedOut
 from lab.proc import CommandFailed
 from lab.providers import client, memory, terminal
 from lab.providers.base import CLEAN, Disk, Impairment, Interface, LabPlan, NodePlan
-from lab.providers.client import UmlLab
+from lab.providers.client import RunningLab
 from lab.providers.record import Record
 
 pytestmark = pytest.mark.spawns
 
 KERNEL = Path(__file__).with_name("kernel.py")
-Start = Callable[..., UmlLab]
+Start = Callable[..., RunningLab]
 
 
 def plan_of(image: Path, *names: str, args: tuple[str, ...] = ()) -> LabPlan:
@@ -50,7 +50,7 @@ def start(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     image = tmp_path / "a, b: c"
     image.touch()
 
-    def started(*names: str, args: tuple[str, ...] = ()) -> UmlLab:
+    def started(*names: str, args: tuple[str, ...] = ()) -> RunningLab:
         lab = client.start(plan_of(image, *(names or ("n1",)), args=args), folder)
         if not args:
             for node in lab.nodes.values():
@@ -63,18 +63,18 @@ def start(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     assert not [path.name for path in tmp_path.glob("hapair-*")], "memory left behind"
 
 
-def events(lab: UmlLab) -> list[tuple[str, str]]:
+def events(lab: RunningLab) -> list[tuple[str, str]]:
     lines = [json.loads(line) for line in lab.events_path.read_text().splitlines()]
     return [(line["kind"], line.get("why", line.get("to", ""))) for line in lines]
 
 
-def pid(lab: UmlLab, name: str = "n1") -> int:
+def pid(lab: RunningLab, name: str = "n1") -> int:
     record = Record.load(lab.folder)
     assert record
     return record.processes[name][0]
 
 
-def boots(lab: UmlLab, count: int) -> None:
+def boots(lab: RunningLab, count: int) -> None:
     wait_until(f"boot {count}", lambda: lab.status().nodes["n1"].boots == count, Deadline.after(10))
     lab.nodes["n1"].wait_ready(Deadline.after(10))
 

@@ -21,7 +21,7 @@ from lab.errors import BadInput, HapairError, HostLacks, TimedOut
 from lab.hosts.site import Site, load_site
 from lab.providers import client, memory, pair, seed
 from lab.providers.base import CLEAN, Impairment, LabPlan
-from lab.providers.client import UmlLab, UmlNode
+from lab.providers.client import RunningLab, RunningNode
 from lab.providers.pair import DOWN, INPUTS, Pair
 from lab.providers.plan import Artifacts, make_plan
 from lab.providers.record import Record, identity
@@ -45,7 +45,7 @@ def fake(tmp_path: Path) -> FakeLab:
 
 
 def over(lab: FakeLab) -> Pair:
-    return Pair(cast(UmlLab, lab), load_site())
+    return Pair(cast(RunningLab, lab), load_site())
 
 
 def test_who_serves_is_the_node_whose_boot_answers(fake: FakeLab) -> None:
@@ -255,7 +255,7 @@ def quiet_power_down(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Cut the power of a stand-in instead: it would run `systemctl poweroff` on this machine."""
     order: list[str] = []
 
-    def cut(node: UmlNode) -> None:
+    def cut(node: RunningNode) -> None:
         order.append(node.name)
         node.power_off()
 
@@ -275,7 +275,9 @@ def test_the_life_of_a_lab(room: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert pair.attach("lab").site == load_site()
 
     data = sites.put(sites.example(), ("times", "grace_s"), 9)
-    with pytest.raises(BadInput, match="'lab' is in use by a lab made of another site, kernel or image") as caught:
+    with pytest.raises(
+        BadInput, match="'lab' is in use by a lab made of another site, provider, kernel or image"
+    ) as caught:
         up(tmp_path, sites.load(tmp_path, data))
     assert "take another --name" in caught.value.hint and "lab.destroy --name lab" in caught.value.hint
     assert running.lab.status() == before, "all of that changed nothing"
@@ -292,7 +294,7 @@ def test_the_life_of_a_lab(room: Path, tmp_path: Path, monkeypatch: pytest.Monke
     start = client.start
     with monkeypatch.context() as broken:
 
-        def fails(*_: object) -> UmlLab:
+        def fails(*_: object) -> RunningLab:
             raise HostLacks("no memory")
 
         broken.setattr(client, "start", fails)

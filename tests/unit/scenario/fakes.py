@@ -18,7 +18,18 @@ from lab.deadline import Deadline
 from lab.errors import HapairError
 from lab.hosts.site import Site, load_site
 from lab.proc import CommandFailed, Completed
-from lab.providers.base import CLEAN, Direction, Impairment, LabStatus, LinkStatus, NodeState, NodeStatus
+from lab.providers.base import (
+    CLEAN,
+    Direction,
+    Disk,
+    Impairment,
+    LabPlan,
+    LabStatus,
+    LinkStatus,
+    NodePlan,
+    NodeState,
+    NodeStatus,
+)
 
 NOTES = {"on": "", "off": "power was cut", "frozen": ""}
 Reply = str | int | Callable[[], str | int]
@@ -82,6 +93,12 @@ class FakeNode:
         self._need_on()
         return self.files[path]
 
+    def clock(self) -> float:
+        """What `says["clock"]` says, else this machine's time."""
+        self._need_on()
+        found = self.says.get("clock", "")
+        return float(found() if callable(found) else found or time.time())
+
     def wait_ready(self, deadline: Deadline) -> None:
         assert deadline.left_s >= 0
         self._need_on()
@@ -143,6 +160,12 @@ class FakeLab:
     @property
     def folder(self) -> Path:
         return self._folder
+
+    @property
+    def plan(self) -> LabPlan:
+        """The nodes' names and disks, as far as a report wants to know."""
+        disk = Disk("ubdb", "data", 1)
+        return LabPlan("fake", tuple(NodePlan(name, Path(), Path(), 1, disks=(disk,)) for name in ("n1", "n2")))
 
     @property
     def nodes(self) -> Mapping[str, FakeNode]:
@@ -263,8 +286,6 @@ def ready(folder: Path) -> tuple[FakePair, Client]:
         drbd_now(pair, name, role, "exists")
         pair.lab.nodes[name].streams["journal"] = queue.Queue()
         pair.lab.nodes[name].streams["journal"].put(f"1.0 {name} systemd[1]: x".encode())
-    for node in pair.lab.nodes.values():
-        node.says["date*"] = lambda: f"{time.time():.9f}"
     client = Client(pair)
     pair.lab.nodes["third"].on_stream["write"] = client.write
     return pair, client

@@ -199,7 +199,7 @@ class TestRecorder:
 class TestClock:
     def test_the_quickest_of_three_answers_counts(self, tmp_path: Path) -> None:
         node, history = FakeLab(tmp_path).nodes["n1"], History()
-        node.says["date*"] = "107.0"
+        node.says["clock"] = "107.0"
         clocks = Clocks(history, iter([100.0, 102.0, 101.0, 101.2, 103.0, 104.0]).__next__)
         clocks.read(node, "boot-n1")
         (noted,) = history.events()
@@ -209,7 +209,7 @@ class TestClock:
 
     def test_the_offset_is_taken_out_of_every_time_of_that_node(self, tmp_path: Path) -> None:
         node = FakeLab(tmp_path).nodes["third"]
-        node.says["date*"] = "107.0"
+        node.says["clock"] = "107.0"
         clocks = Clocks(History(), iter([100.0, 100.0] * 3).__next__)
         clocks.read(node)
         ack = clocks.corrected(Event(207.5, "client", "ack", {"started": 207.0, "seq": 1}), "third")
@@ -221,7 +221,7 @@ class TestClock:
         node, history = FakeLab(tmp_path).nodes["n1"], History()
         clocks = Clocks(history, iter([100.0] * 18).__next__)
         for clock, boot in (("101.0", "a"), ("103.0", "a"), ("107.0", "b")):
-            node.says["date*"] = clock
+            node.says["clock"] = clock
             clocks.read(node, boot)
             assert clocks.corrected(Event(100.0, "n1", "kernel"), "n1").t == (93.0 if boot == "b" else 99.0)
         assert [event.number("offset_s") for event in history.since(0)] == [1.0, 3.0, 7.0]

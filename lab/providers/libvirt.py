@@ -1,0 +1,155 @@
+"""A lab's own libvirt daemon, and the little that the lab asks of it by virsh.
+
+The host's daemon is left alone, whether or not there is one. A private one needs no root, no service and no network:
+it makes neither bridges nor addresses. An ordinary user runs libvirt's session daemon with folders of the lab's own.
+Root's daemon is always the system's, so it is started in bubblewrap, where the system's folders are the lab's, without
+the right to touch the network; when it goes, its machines go with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import proc
+from lab.deadline import Deadline, wait_until
+from lab.errors import HapairError
+
+POOL = "default"
+"""The storage pool that Vagrant's plugin takes unless told."""
+URI_FILE = "libvirt-uri"
+COMMAND_S = 20.0
+START_S = 15.0
+SYSTEM_FOLDERS = {
+    "etc": "/etc/libvirt",
+    "lib": "/var/lib/libvirt",
+    "log": "/var/log/libvirt",
+    "cache": "/var/cache/libvirt",
+}
+# qemu.conf of libvirt 9: the machines run as the user who started the lab, unconfined, and log without virtlogd.
+QEMU_CONF = """\
+stdio_handler = "file"
+security_driver = "none"
+namespaces = []
+cgroup_controllers = []
+remember_owner = 0
+dynamic_ownership = 0
+"""
+AS_ROOT = 'user = "root"\ngroup = "root"\n'
+LIBVIRTD_CONF = 'auth_unix_rw = "none"\n'
+
+
+@dataclass(frozen=True)
+class Command:
+    """How a private daemon is started, and where it listens."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    socket: Path
+    uri: str
+
+
+def private(folder: Path, runtime: Path, *, root: bool | None = None) -> Command:
+    """Make the folders of a private daemon and return how to start it.
+
+    Args:
+        folder: what stays of it from one start of the lab to the next.
+        runtime: a folder with a short path (a socket's has room for 107 bytes), for as long as it runs.
+        root: whether it will run as root; default: as this process does.
+
+    Raises:
+        HostLacks: libvirtd, or (for root) bubblewrap, is not installed.
+    """
+    libvirtd = proc.which("libvirtd", "libvirt-daemon")
+    as_root = os.geteuid() == 0 if root is None else root
+    run = runtime / "libvirt"
+    run.mkdir(mode=0o700, exist_ok=True)
+    if not as_root:
+        return _session(libvirtd, folder, run)
+    bwrap = proc.which("bwrap", "bubblewrap")
+    binds = ["--bind", str(run), "/run/libvirt"]
+    for name, place in SYSTEM_FOLDERS.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        Path(place).mkdir(parents=True, exist_ok=True)  # what is bound over has to be there
+        binds += ["--bind", str(folder / name), place]
+    Path("/run/libvirt").mkdir(exist_ok=True)
+    (folder / "etc" / "qemu.conf").write_text(QEMU_CONF + AS_ROOT)
+    (folder / "etc" / "libvirtd.conf").write_text(LIBVIRTD_CONF)
+    argv = (
+        *(bwrap, "--die-with-parent", "--unshare-pid", "--cap-drop", "CAP_NET_ADMIN"),
+        *("--dev-bind", "/", "/", "--proc", "/proc", *binds, "--", libvirtd),
+    )
+    socket = run / "libvirt-sock"
+    return Command(argv, {}, socket, f"qemu:///system?socket={socket}")
+
+
+def _session(libvirtd: str, folder: Path, run: Path) -> Command:
+    env = {}
+    for name, variable in (("conf", "XDG_CONFIG_HOME"), ("data", "XDG_DATA_HOME"), ("cache", "XDG_CACHE_HOME")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        # By a short name: the sockets of the machines' monitors are below the first of them.
+        link = run / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder / name)
+        env[variable] = str(link)
+    (folder / "conf" / "libvirt").mkdir(exist_ok=True)
+    (folder / "conf" / "libvirt" / "qemu.conf").write_text(QEMU_CONF)
+    socket = run / "libvirt" / "libvirt-sock"
+    argv = (proc.which("setpriv", "util-linux"), "--pdeathsig", "KILL", "--", libvirtd)
+    return Command(argv, {**env, "XDG_RUNTIME_DIR": str(run)}, socket, f"qemu:///session?socket={socket}")
+
+
+def virsh(uri: str, *arguments: str, limit_s: float = COMMAND_S) -> str:
+    """Run one command of virsh(1) and return what it printed.
+
+    Raises:
+        HapairError: the daemon is gone, or it refused; the message says what it said.
+    """
+    done = proc.run([*_virsh(uri), *arguments], limit_s=limit_s, check=False)
+    if done.code == 0:
+        return done.text
+    said = done.stderr.decode(errors="replace").strip().removeprefix("error: ")
+    if "failed to connect" in said:
+        raise HapairError(
+            "the libvirt daemon of the lab's virtual machines does not answer any more",
+            "invoke lab.destroy, then invoke lab.up; libvirtd.log in the lab's folder may say why it died",
+        )
+    raise HapairError(f"virsh {' '.join(arguments)}: {said}")
+
+
+def _virsh(uri: str) -> list[str]:
+    return [proc.which("virsh", "libvirt-clients"), "-q", "-c", uri]
+
+
+def event_command(uri: str) -> list[str]:
+    """Return the command that prints a line for whatever happens to the machines, until it is ended."""
+    # Through stdbuf: virsh keeps its lines until a buffer is full when nobody types.
+    return [proc.which("stdbuf", "coreutils"), "-oL", *_virsh(uri), "event", "--all", "--loop"]
+
+
+def wait_answers(uri: str) -> None:
+    """Wait until the daemon answers.
+
+    Raises:
+        TimedOut: it does not.
+    """
+
+    def answers() -> bool:
+        try:
+            return bool(virsh(uri, "uri"))
+        except HapairError:
+            return False
+
+    wait_until("libvirtd answers", answers, Deadline.after(START_S), pause_s=0.05)
+
+
+def make_pool(uri: str, folder: Path) -> None:
+    """Let `folder` be the storage pool of a private daemon, with whatever lies in it."""
+    known = virsh(uri, "pool-list", "--all", "--name").split()
+    if POOL not in known:
+        virsh(uri, "pool-define-as", POOL, "dir", "--target", str(folder))
+    if POOL not in virsh(uri, "pool-list", "--name").split():
+        virsh(uri, "pool-start", POOL)
+    virsh(uri, "pool-refresh", POOL)

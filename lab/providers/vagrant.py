@@ -1,0 +1,104 @@
+"""The only place that talks to Vagrant: makes the virtual machines of a lab from their box, with python-vagrant.
+
+Each lab has a Vagrant home of its own below its folder, which borrows the user's plugins and the box. So Vagrant's own
+books (its index of machines, its locks) begin and end with the lab.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import vagrant
+
+from lab import paths, proc
+from lab.errors import HapairError
+from lab.providers import installed, libvirt
+from lab.providers.box import DISK, Box
+from lab.providers.daemon import POOL
+from lab.providers.supervisor import PLAN
+
+HOME, DOTFILES, LOG = "vagrant-home", "vagrant", "vagrant.log"
+BORROWED = ("gems", "plugins.json", "rgloader", "setup_version", "insecure_private_key")
+"""What a Vagrant home takes from the user's: the installed plugins and what belongs to them."""
+EXPLAINED = (
+    (re.compile(r"machine .* is locked|another process is already executing", re.IGNORECASE),
+     "another vagrant command works on this lab: wait for its end"),
+    (re.compile(r"Address already in use"),
+     "another program has taken a port of this lab: run the command again, it takes others"),
+    (re.compile(r"Failed to connect socket|libvirt.*(closed|broken|reset)", re.IGNORECASE),
+     "libvirtd died meanwhile: run the command again; libvirtd.log in the lab's folder may say why"),
+    (re.compile(r"(Could not access KVM kernel module|failed to initialize kvm)", re.IGNORECASE),
+     "this machine's /dev/kvm does not work: invoke lab.doctor says more; without it: --provider uml"),
+    (re.compile(r"provider .* could not be found|plugin.*not installed", re.IGNORECASE),
+     "install the plugin: apt-get install vagrant-libvirt, or vagrant plugin install vagrant-libvirt"),
+    (re.compile(r"No space left on device"), "make room on the disk that the message names"),
+)  # fmt: skip
+
+
+def prepare(folder: Path, box: Box) -> None:
+    """Lay out what Vagrant will look for in a lab's folder: its home with the box in it, the box's disk in the pool.
+
+    The disk is a hard link where that is possible, so that it is there once, however many labs there are.
+    """
+    home = folder / HOME
+    place = home / "boxes" / box.name.replace("/", "-VAGRANTSLASH-") / box.version
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "libvirt").symlink_to(box.folder)
+    theirs = installed.home()
+    for name in BORROWED:
+        if (theirs / name).exists():
+            (home / name).symlink_to(theirs / name)
+    pool = folder / POOL
+    pool.mkdir(mode=0o711, exist_ok=True)
+    # The name that vagrant-libvirt gives to a box's disk in a pool (action/handle_box_image.rb): it uploads none then.
+    volume = pool / f"{box.name.replace('/', '-VAGRANTSLASH-')}_vagrant_box_image_{box.version}_box.img"
+    try:
+        volume.hardlink_to(box.folder / DISK)
+    except OSError:
+        shutil.copyfile(box.folder / DISK, volume)
+
+
+def up(folder: Path, note: Callable[[str], None]) -> None:
+    """Let Vagrant make and start the machines of a lab's plan, and wait until it has reached each of them by ssh.
+
+    Raises:
+        HapairError: Vagrant failed; the text has its last lines, the hint the cure where it is known.
+    """
+    try:
+        with (folder / LOG).open("a") as log:
+            for line in _vagrant(folder).up(provider="libvirt", stream_output=True):
+                log.write(line)
+                if text := line.strip().removeprefix("==> "):
+                    note(text)
+    except Exception as error:  # python-vagrant raises what subprocess raises
+        raise _failed(folder, "vagrant up") from error
+
+
+def environment(folder: Path) -> Mapping[str, str]:
+    """Return the variables with which `vagrant` finds a lab, in the project's folder."""
+    return {
+        "HAPAIR_PLAN": str(folder / PLAN),
+        "HAPAIR_LIBVIRT_URI": (folder / libvirt.URI_FILE).read_text(),
+        "VAGRANT_HOME": str(folder / HOME),
+        "VAGRANT_DOTFILE_PATH": str(folder / DOTFILES),
+        "VAGRANT_CHECKPOINT_DISABLE": "1",
+        "VAGRANT_BOX_UPDATE_CHECK_DISABLE": "1",
+        "VAGRANT_DEFAULT_PROVIDER": "libvirt",
+    }
+
+
+def _vagrant(folder: Path) -> vagrant.Vagrant:
+    log = vagrant.make_file_cm(str(folder / LOG), mode="a")
+    return vagrant.Vagrant(
+        root=str(paths.PROJECT), env=proc.environment(environment(folder)), err_cm=log, quiet_stderr=False
+    )
+
+
+def _failed(folder: Path, what: str) -> HapairError:
+    lines = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
+    said = "\n  ".join(line for line in lines[-30:] if "rubygems" not in line and "vendor_ruby" not in line)
+    hint = next((cure for pattern, cure in EXPLAINED if pattern.search(said)), "see what it says above")
+    return HapairError(f"{what} failed:\n  {said}", hint)

@@ -1,0 +1,102 @@
+"""A pair of virtual machines, from their box to agents that run; lab.providers.pair has what comes before and after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from lab import proc
+from lab.deadline import Deadline
+from lab.hosts.site import Site
+from lab.log import Steps
+from lab.providers import client, seed, vagrant
+from lab.providers.base import LabPlan, Node
+from lab.providers.box import Box
+from lab.providers.client import RunningLab
+from lab.providers.daemon import POOL
+from lab.providers.provision import fill, start_agents, without_agent
+from lab.providers.seed import Inputs
+
+BOOT_S = 240.0
+CONVERT_S = 30.0
+CLOCK_S = 10.0
+COMMAND_S = 30.0
+
+
+def make(folder: Path, inputs: Inputs, box: Box, progress: Steps) -> RunningLab:
+    """Let Vagrant make the machines of a plan, and set the pair up as soon as their control lines answer.
+
+    Raises:
+        HostLacks: a program is missing.
+        HapairError: Vagrant failed, or a step on a node did.
+    """
+    vagrant.prepare(folder, box)
+    for node in inputs.plan.nodes:
+        if node.virtual:
+            _give_files(folder, node.name, inputs.trees[node.name])
+    planted = seed.kept(inputs)
+    if planted:
+        seed.copy(_disks(inputs.plan), planted, folder)
+    with progress.step("booting two virtual machines and a third node", estimate_s=40) as step:
+        lab = client.start(inputs.plan, folder)
+        pool = ThreadPoolExecutor(2)
+        try:
+            made = pool.submit(vagrant.up, folder, lambda line: step.note(line[:60]))
+            filled = pool.submit(_set_up, lab, inputs, step.note, planted=bool(planted))
+            # In this thread nothing but waiting, so that Ctrl-C is heard. The failure that came first tells most.
+            done, _ = wait((made, filled), return_when=FIRST_EXCEPTION)
+            for future in sorted(done, key=lambda future: future is not made):
+                future.result()
+        finally:
+            # Not waiting: what still runs ends with the lab, which whoever called takes down when this fails.
+            pool.shutdown(wait=False, cancel_futures=True)
+    return lab
+
+
+def _set_up(lab: RunningLab, inputs: Inputs, note: Callable[[str], None], *, planted: bool) -> None:
+    deadline = Deadline.after(BOOT_S)
+    for node in lab.nodes.values():
+        node.wait_ready(deadline)
+    if not planted:
+        fill(lab, inputs.site, inputs.trees, note)
+        _keep(lab, inputs)
+    start_agents(lab, inputs.site)
+
+
+def _keep(lab: RunningLab, inputs: Inputs) -> None:
+    """Keep DRBD's disks and the third node for the next lab, as they are while nothing uses them."""
+    for node in lab.nodes.values():
+        node.run(["sync"], limit_s=COMMAND_S)
+        node.freeze()  # QEMU writes everything out when it stops a machine
+    try:
+        seed.keep(inputs, _disks(inputs.plan), lab.folder)
+    finally:
+        for node in lab.nodes.values():
+            node.thaw()
+
+
+def _disks(plan: LabPlan) -> list[str]:
+    data = [disk.file for node in plan.nodes if node.virtual for disk in node.disks if disk.size_bytes]
+    return [*(f"{POOL}/{file}" for file in data), *(f"{node.name}.cow" for node in plan.nodes if not node.virtual)]
+
+
+def _give_files(folder: Path, node: str, tree: bytes) -> None:
+    """Make the disk that holds a node's files; QEMU's format, as every disk of a machine with snapshots must be."""
+    archive = folder / f"{node}.files.tar"
+    archive.write_bytes(without_agent(tree))
+    target = folder / POOL / f"{node}.files.qcow2"
+    proc.run(
+        [proc.which("qemu-img", "qemu-utils"), "convert", "-f", "raw", "-O", "qcow2", archive, target],
+        limit_s=CONVERT_S,
+    )
+    archive.unlink()
+
+
+def set_clocks(lab: RunningLab, site: Site) -> None:
+    """Set the clocks of machines that were put back to an earlier state."""
+    for name in site.nodes:
+        node: Node = lab.nodes[name]
+        node.wait_ready(Deadline.after(CLOCK_S))
+        node.run(["date", "-s", f"@{time.time():.6f}"], limit_s=CLOCK_S)
