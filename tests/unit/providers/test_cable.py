@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import BadInput
+from lab.errors import BadInput, HostLacks
 from lab.providers import cable as module
-from lab.providers.base import CLEAN, Direction, Impairment
-from lab.providers.cable import Cable, Shaper
+from lab.providers.base import CLEAN, Direction, Impairment, Tunnel
+from lab.providers.cable import LOOPBACK, Cable, Shaper
 
 Scenario = Callable[["Wire"], Awaitable[None]]
 
@@ -301,3 +301,42 @@ def test_the_same_seed_gives_the_same_faults() -> None:
 def test_an_impairment_that_cannot_be_is_refused(fault: dict[str, float]) -> None:
     with pytest.raises(BadInput):
         Impairment(**fault)  # type: ignore[arg-type]  # the test's own keywords
+
+
+def udp(port: int = 0) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind((LOOPBACK, port))
+    made.setblocking(False)
+    return made
+
+
+def test_a_machine_is_reached_through_a_tunnel_and_may_come_later() -> None:
+    async def scenario() -> None:
+        wire = Wire(("n1", "third"))
+        first, relay = udp(), udp()
+        port, relay_port = first.getsockname()[1], relay.getsockname()[1]
+        tunnel = Tunnel(port, relay_port)
+        with pytest.raises(HostLacks, match=f"port {relay_port}"):
+            wire.cable.tunnel("n1", tunnel)
+        relay.close()
+        first.close()
+        wire.cable.tunnel("n1", tunnel)
+        wire.send("third", b"to nobody")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        machine = udp(port)
+        machine.sendto(b"hello", (LOOPBACK, relay_port))
+        assert await wire.get("third") == b"hello"
+        wire.send("third", b"welcome")
+        assert await asyncio.wait_for(wire.loop.sock_recv(machine, 100), 5) == b"welcome"
+        stranger = udp()
+        stranger.sendto(b"forged", (LOOPBACK, relay_port))
+        assert await wire.silent("third")
+        wire.cable.set_link("n1", "out", Impairment(up=False))
+        machine.sendto(b"cut", (LOOPBACK, relay_port))
+        assert await wire.silent("third")
+        for end in (machine, stranger, *wire.ends.values()):
+            end.close()
+        wire.cable.close()
+
+    asyncio.run(scenario())

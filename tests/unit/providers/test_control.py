@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import tty
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -282,3 +283,36 @@ def test_ready_tells_which_boot_it_is(tmp_path: Path) -> None:
             assert ready["uptime_s"] > 0
 
     asyncio.run(body())
+
+
+def test_without_a_share_whole_files_go_over_the_line(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        ours, theirs = socket.socketpair()
+        readies: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        folder = tmp_path / "own"
+        folder.mkdir()
+        line = ControlLine("n1", ours, None, on_ready=readies.put_nowait, loop=asyncio.get_running_loop())
+        command: list[str | Path] = [sys.executable, "-IS", AGENT, f"fd:{theirs.fileno()}", folder]
+        agent = proc.spawn(command, pass_fds=(theirs.fileno(),))
+        theirs.close()
+        try:
+            first = await asyncio.wait_for(readies.get(), 10)
+            data = os.urandom(300_000)
+            await line.put(data, str(tmp_path / "file"), 0o600)
+            assert (tmp_path / "file").read_bytes() == data
+            assert await line.get(str(tmp_path / "file")) == data
+            done = await line.run(["wc", "-c"], limit_s=10, stdin=data)
+            assert done.text == "300000"
+            assert abs(await line.clock() - time.time()) < 5
+            line.renew()
+            assert not line.ready
+            assert await asyncio.wait_for(readies.get(), 10) == first
+            assert (await line.run(["true"], limit_s=10)).code == 0
+            await line.clock()  # what was sent before it has been obeyed by then
+            assert list(folder.iterdir()) == []
+        finally:
+            line.close("over")
+            proc.kill_group(agent)
+            agent.wait()
+
+    asyncio.run(scenario())

@@ -323,6 +323,19 @@ class TestI10:
         story = Story().add(3.0, "n2", "drbd", change="call", **self.HELPER)
         assert judge("I10", story, expected=Expectation(fences=("n2",))).outcome is Outcome.INVALID
 
+    def test_the_one_harmless_warning_needs_its_cause_in_its_trace(self) -> None:
+        text = "WARNING: CPU: 0 PID: 642 at kernel/rcu/tree_plugin.h:320 rcu_note_context_switch+0x4ee/0x650"
+        warned = Story().add(3.0, "n1", "kernel", text=text, bug=True)
+        assert judge("I10", warned).outcome is Outcome.INVALID
+        cause = "drbd_uuid_new_current+0xc0/0x100 [drbd]"
+        elsewhere = (
+            Story().add(3.0, "n1", "kernel", text=text, bug=True).add(3.1, "n2", "kernel", text=cause, bug=False)
+        )
+        assert judge("I10", elsewhere).outcome is Outcome.INVALID
+        late = Story().add(3.0, "n1", "kernel", text=text, bug=True).add(9.0, "n1", "kernel", text=cause, bug=False)
+        assert judge("I10", late).outcome is Outcome.INVALID
+        assert judge("I10", warned.add(3.1, "n1", "kernel", text=cause, bug=False)).outcome is Outcome.VALID
+
     def test_a_kernel_that_complains(self) -> None:
         assert judge("I10", Story().add(3.0, "n1", "kernel", text="BUG: x", bug=True)).outcome is Outcome.INVALID
 

@@ -1,0 +1,218 @@
+"""Virtual machines as far as they can be shown without one: plan, choice, state, daemon, Vagrant's folder and failures.
+
+The daemon of `Machine` is a mock that answers nothing: what it would say is given to `on_event`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import proc
+from lab.errors import BadInput, HapairError
+from lab.hosts.render import render_all
+from lab.hosts.site import Site, load_site
+from lab.paths import PROJECT
+from lab.providers import choice, daemon, libvirt, vagrant
+from lab.providers.base import Hypervisor, LabPlan
+from lab.providers.box import Box
+from lab.providers.kvm import Outcome, Verdict
+from lab.providers.plan import FILES, Artifacts, make_plan, with_machines
+from lab.providers.provision import AGENT, without_agent
+from lab.providers.vm import VirtualMachine
+from tests.unit.hosts import sites
+
+MACHINES = Hypervisor("hapair/debian-12", "1.1.7", kvm=False)
+WORKS, BROKEN = Verdict(Outcome.USABLE, "it boots"), Verdict(Outcome.HANGS, "a guest makes no progress")
+
+
+@pytest.fixture
+def plan() -> LabPlan:
+    artifacts = Artifacts(Path("/cache/linux"), "k" * 64, Path("/cache/root.ext4"), "i" * 64)
+    return with_machines(make_plan(load_site(), "example", artifacts), MACHINES)
+
+
+def test_machines_have_ports_of_their_own_and_a_disk_with_their_files(plan: LabPlan) -> None:
+    *pair, third = plan.nodes
+    assert plan.provider == "vagrant" and third.virtual is None and third.interfaces[0].tunnel is None
+    ports = []
+    for node in pair:
+        assert node.virtual
+        ports += [node.virtual.control_port, node.virtual.ssh_port]
+        for card in node.interfaces:
+            assert card.tunnel
+            ports += [card.tunnel.machine_port, card.tunnel.relay_port]
+        assert [(disk.slot, disk.serial) for disk in node.disks] == [
+            ("vdb", "r0-data"), ("vdc", "r0-meta"), ("vdd", FILES),
+        ]  # fmt: skip
+    assert len(set(ports)) == len(ports) == 12
+    assert LabPlan.load(plan.dump()) == plan
+
+
+def refuse() -> Verdict:
+    raise AssertionError("nobody needed to know")
+
+
+def chosen(site: Site, verdict: Verdict) -> choice.Choice:
+    return choice.choose(None, site, lambda: verdict)
+
+
+def test_what_is_asked_for_counts_then_the_site_file(tmp_path: Path) -> None:
+    assert choice.choose("vagrant", load_site(), refuse).provider == "vagrant"
+    site = sites.load(tmp_path, sites.put(sites.example(), ("lab", "provider"), "vagrant"))
+    assert choice.choose("uml", site, refuse).provider == "uml"
+    found = choice.choose(None, site, refuse)
+    assert found.provider == "vagrant" and "site file" in found.why and found.other == "invoke lab.up --provider uml"
+    with pytest.raises(BadInput, match="no provider is called 'qemu'"):
+        choice.choose("qemu", site, refuse)
+
+
+def test_vagrant_is_taken_by_itself_only_where_kvm_boots_a_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_path", lambda: str(tmp_path))
+    none = choice.choose(None, load_site(), refuse)
+    assert none.provider == "uml" and "vagrant" in none.why
+    for program in choice.PROGRAMS:
+        (tmp_path / program).write_text("#!/bin/sh\n")
+        (tmp_path / program).chmod(0o755)
+    assert chosen(load_site(), WORKS).provider == "vagrant"
+    broken = chosen(load_site(), BROKEN)
+    assert broken.provider == "uml" and "makes no progress" in broken.why
+
+
+def test_only_emulated_machines_get_more_time_and_only_if_nobody_said_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HAPAIR_TIME_SCALE", raising=False)
+    choice.stretch(None)
+    choice.stretch(Hypervisor("b", "1", kvm=True))
+    assert "HAPAIR_TIME_SCALE" not in os.environ
+    monkeypatch.setenv("HAPAIR_TIME_SCALE", "2")
+    choice.stretch(MACHINES)
+    assert os.environ["HAPAIR_TIME_SCALE"] == "2"
+    monkeypatch.delenv("HAPAIR_TIME_SCALE")
+    choice.stretch(MACHINES)
+    assert os.environ["HAPAIR_TIME_SCALE"] == choice.EMULATION_SCALE
+    monkeypatch.setenv("HAPAIR_TIME_SCALE", "1")  # so that it is taken back afterwards
+
+
+def machine(plan: LabPlan, folder: Path, log: list[dict[str, Any]]) -> VirtualMachine:
+    def note(kind: str, **fields: object) -> None:
+        log.append({"kind": kind, **fields})
+
+    return VirtualMachine(plan.nodes[0], folder, "d", MACHINES, daemon=daemon.Daemon(folder), log=note)
+
+
+def test_a_machine_is_what_libvirt_says_it_is(plan: LabPlan, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        log: list[dict[str, Any]] = []
+        node = machine(plan, tmp_path, log)
+        with pytest.raises(HapairError, match="n1 is off"):
+            _ = node.line
+        node.on_event("lifecycle", "Started", "Booted")
+        assert (node.state, node.status().mode, node.status().ready) == ("on", "emulated", False)
+        node.on_event("reboot", "", "")
+        assert node.state == "on" and node.status().boots == 2
+        node.on_event("lifecycle", "Stopped", "Shutdown")
+        assert (node.state, node.status().note) == ("off", "powered itself off")
+        node.on_event("lifecycle", "Started", "Booted")
+        node.on_event("lifecycle", "Stopped", "Failed")
+        assert node.status().note == "its process died"
+        assert [entry.get("why") for entry in log] == ["on", "restart", "restart", "power-off", "on", "died"]
+
+    asyncio.run(scenario())
+
+
+def test_events_reach_the_machine_that_they_are_about(tmp_path: Path) -> None:
+    heard: list[tuple[str, str, str]] = []
+
+    class Ear:
+        def on_event(self, kind: str, what: str, detail: str) -> None:
+            heard.append((kind, what, detail))
+
+    async def scenario() -> None:
+        made = daemon.Daemon(tmp_path)
+        made.machines["hapair-lab-n1"] = Ear()
+        made._pipe, theirs = os.pipe()
+        asyncio.get_running_loop().add_reader(made._pipe, made._read)
+        text = "event 'lifecycle' for domain 'hapair-lab-n1': Stopped Shutdown\n"
+        text += "event 'reboot' for domain 'hapair-lab-n1'\n"
+        os.write(theirs, (text + "event 'lifecycle' for domain 'other': Started Booted\nevent 'rtc-cha").encode())
+        made._read()
+        assert heard == [("lifecycle", "Stopped", "Shutdown"), ("reboot", "", "")]
+        os.close(theirs)
+        made._read()
+        assert heard[-1] == ("lifecycle", "Stopped", "Failed"), "with the daemon its machines are gone"
+        os.close(made._pipe)
+
+    asyncio.run(scenario())
+
+
+def test_roots_daemon_sees_the_labs_folders_and_may_not_touch_the_network(tmp_path: Path, fakes: Any) -> None:
+    for name in ("libvirtd", "bwrap", "setpriv"):
+        fakes.add(name)
+    (tmp_path / "run").mkdir()
+    command = libvirt.private(tmp_path / "libvirt", tmp_path / "run", root=True)
+    text = " ".join(command.argv)
+    assert f"--bind {tmp_path / 'libvirt' / 'etc'} /etc/libvirt" in text and "--cap-drop CAP_NET_ADMIN" in text
+    assert "--die-with-parent" in text and command.uri == f"qemu:///system?socket={command.socket}"
+    assert 'user = "root"' in (tmp_path / "libvirt" / "etc" / "qemu.conf").read_text()
+
+
+def test_a_users_daemon_lives_in_folders_of_the_lab(tmp_path: Path, fakes: Any) -> None:
+    for name in ("libvirtd", "setpriv"):
+        fakes.add(name)
+    (tmp_path / "run").mkdir()
+    command = libvirt.private(tmp_path / "libvirt", tmp_path / "run", root=False)
+    config = Path(command.env["XDG_CONFIG_HOME"])
+    assert config.is_symlink() and config.resolve() == tmp_path / "libvirt" / "conf"
+    assert "security_driver" in (config / "libvirt" / "qemu.conf").read_text()
+    assert "bwrap" not in " ".join(command.argv) and command.uri.startswith("qemu:///session?socket=")
+
+
+def test_the_box_is_laid_out_where_vagrant_looks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, box = tmp_path / "vagrant.d", Box(tmp_path / "box", "hapair/debian-12", "1.1.7", "d", "k")
+    (theirs / "gems").mkdir(parents=True)
+    monkeypatch.setenv("VAGRANT_HOME", str(theirs))
+    box.folder.mkdir()
+    box.image.write_bytes(b"disk")
+    (tmp_path / "lab").mkdir()
+    vagrant.prepare(tmp_path / "lab", box)
+    home = tmp_path / "lab" / "vagrant-home"
+    assert (home / "boxes/hapair-VAGRANTSLASH-debian-12/1.1.7/libvirt").resolve() == box.folder
+    assert (home / "gems").resolve() == theirs / "gems"
+    volume = tmp_path / "lab/pool/hapair-VAGRANTSLASH-debian-12_vagrant_box_image_1.1.7_box.img"
+    assert volume.samefile(box.image)
+
+
+def test_a_tree_without_the_agents_link_lacks_nothing_else() -> None:
+    tree = render_all(load_site())["n1"].tar()
+
+    def names(data: bytes) -> set[str]:
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            return set(tar.getnames())
+
+    (gone,) = names(tree) - names(without_agent(tree))
+    assert gone.endswith(f".wants/{AGENT}")
+
+
+@pytest.mark.spawns
+def test_the_vagrantfile_is_valid_with_a_plan(plan: LabPlan, tmp_path: Path) -> None:
+    try:
+        program = proc.which("vagrant")
+    except HapairError:
+        pytest.skip("Vagrant is not installed here")
+    (tmp_path / "plan.json").write_text(plan.dump())
+    env = {
+        "HAPAIR_PLAN": str(tmp_path / "plan.json"), "HAPAIR_LIBVIRT_URI": "qemu:///session?socket=/s",
+        "VAGRANT_DOTFILE_PATH": str(tmp_path / "dot"), "HOME": str(tmp_path),
+    }  # fmt: skip
+    done = proc.run([program, "validate", "--ignore-provider"], limit_s=50, env=env, cwd=PROJECT)
+    assert "validated successfully" in done.text
+    assert json.loads((tmp_path / "plan.json").read_text())["hypervisor"]["box"] == "hapair/debian-12"
