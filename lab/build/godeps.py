@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -92,19 +94,40 @@ def _import_paths(deb: Path, room: Path) -> list[str]:
     return sorted(gomodules.roots(found))
 
 
-def extract(wanted: GoDeps, known: Packages, into: Path, room: Path) -> None:
-    """Extract the packages into one root.
+def extracted(known: Packages) -> Path:
+    """Return where these very packages stand extracted, or will stand: builds share them and cannot write there."""
+    text = json.dumps({name: one["sha256"] for name, one in known.items()}, sort_keys=True)
+    return paths.cache() / "extracted" / f"go-deps-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+
+def extract(wanted: GoDeps, known: Packages) -> None:
+    """Extract the packages into one root, in one move when all is well; once for all builds with the same ones.
 
     Raises:
         BadInput: a package is damaged.
     """
-    for number, one in enumerate(known.values()):
-        part = room / f"part-{number}"
-        unpack.unpack(shelf(wanted) / one["file"], part, root_links=True)
-        for path in archive.walk(part):
-            target = into / path.relative_to(part)
-            if path.is_dir() and not path.is_symlink():
-                target.mkdir(parents=True, exist_ok=True)
-            else:
-                path.replace(target)
-        shutil.rmtree(part)
+    target = extracted(known)
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    room = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+    try:
+        for one in known.values():
+            unpack.unpack(shelf(wanted) / one["file"], room / "part", root_links=True)
+            _move(room / "part", room / "root")
+            shutil.rmtree(room / "part")
+        # Another build with the same packages may have been quicker.
+        with contextlib.suppress(OSError):
+            (room / "root").rename(target)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def _move(part: Path, into: Path) -> None:
+    into.mkdir(exist_ok=True)
+    for path in archive.walk(part):
+        target = into / path.relative_to(part)
+        if path.is_dir() and not path.is_symlink():
+            target.mkdir(parents=True, exist_ok=True)
+        else:
+            path.replace(target)

@@ -27,6 +27,8 @@ class Sandbox:
 
     folders: Mapping[str, Path]
     """Path below the root → the real folder that stands there, writable."""
+    shared: Mapping[str, Path]
+    """The same for folders that the steps can only read."""
     etc: Path
     """A folder for the few files that are made for the sandbox."""
     epoch: int
@@ -76,6 +78,8 @@ class Sandbox:
         argv = ["--dir", self.surroundings.home]
         for name, real in self.folders.items():
             argv += ["--bind", str(real), self.path(name)]
+        for name, real in self.shared.items():
+            argv += ["--ro-bind", str(real), self.path(name)]
         return argv
 
     def _environment(self) -> dict[str, str]:

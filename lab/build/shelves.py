@@ -78,7 +78,10 @@ def _sources(described: spec.Spec) -> list[Path]:
     shelf = paths.cache() / "sources"
     found = [folder for source in described.sources for folder in _of("sources", source)]
     found += [folder for source in described.sources for folder in shelf.glob(f"{source}-given-*")]
-    return found + ([godeps.shelf(described.go_deps)] if described.go_deps else [])
+    if described.go_deps:
+        known = godeps.recorded(described.go_deps)
+        found += [godeps.shelf(described.go_deps), *([godeps.extracted(known)] if known else [])]
+    return found
 
 
 def _of(part: str, name: str) -> list[Path]:

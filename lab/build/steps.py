@@ -29,8 +29,10 @@ from lab.proc import CommandFailed
 # What kbuild and automake print for each object they compile.
 OBJECT = re.compile(rb"^  (?:CC|AS) ", re.MULTILINE)
 STATE = "state.json"
-PARTS = ("src", "files", "work", "stage", "go_deps")
+PARTS = ("src", "files", "work", "stage")
 PATCH_S = 60.0
+WARM = 2
+"""So many folders of compiler caches are kept of each spec, those that were used last."""
 FULL_BYTES = 32 << 20
 """Less room than this, and a failed step is put down to the full disk."""
 
@@ -54,15 +56,16 @@ class Room:
     def sandbox(self) -> Sandbox:
         """The sandbox that sees this room."""
         real = {part: self.folder / part for part in (*PARTS, "tree")}
-        real |= {f"deps/{name}": self.folder / "deps" / name for name in self.needs}
         real["cache"] = warm(self.made)
-        return Sandbox(real, self.folder / "etc", self.made.spec.epoch, surroundings=self.surroundings)
+        shared = {f"deps/{name}": self.folder / "deps" / name for name in self.needs}
+        shared |= {"go_deps": godeps.extracted(self.go_deps)} if self.go_deps else {}
+        return Sandbox(real, shared, self.folder / "etc", self.made.spec.epoch, surroundings=self.surroundings)
 
     @property
     def values(self) -> dict[str, str]:
         """The placeholders, as the steps see them."""
         box, spec, around = self.sandbox, self.made.spec, self.surroundings
-        values = {part: box.path(part) for part in (*PARTS, "cache")}
+        values = {part: box.path(part) for part in (*PARTS, "cache", "go_deps")}
         values |= {DEPS + name: box.path("deps", name) for name in self.needs}
         values |= {DEPS + name: "/usr" for name in spec.needs if name not in self.needs}
         values |= {"prefix": around.prefix, "tree": values["stage"] + around.prefix, "release": spec.release or ""}
@@ -108,6 +111,7 @@ def work(room: Room) -> None:
     """
     done = _resumable(room)
     try:
+        _share(room)
         if done is None:
             done = 0
             _prepare(room)
@@ -175,10 +179,9 @@ def _prepare(room: Room) -> None:
     spec = room.made.spec
     for old in (room.folder, room.logs):
         shutil.rmtree(old, ignore_errors=True)
-    for part in (*PARTS, "tree", "etc", "deps", "tmp"):
+    for part in (*PARTS, "tree", "etc", "deps"):
         (room.folder / part).mkdir(parents=True)
     room.logs.mkdir(parents=True)
-    warm(room.made).mkdir(parents=True, exist_ok=True)
     for file in spec.files:
         (room.folder / "files" / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(room.made.folder / file, room.folder / "files" / file)
@@ -195,9 +198,21 @@ def _prepare(room: Room) -> None:
         if source.patches:
             with room.progress.step(f"{spec.id}: patch {name}"):
                 _patch(room, name, source)
-    if spec.go_deps:
-        with room.progress.step(f"{spec.id}: unpack {len(room.go_deps)} Go packages"):
-            godeps.extract(spec.go_deps, room.go_deps, room.folder / "go_deps", room.folder / "tmp")
+
+
+def _share(room: Room) -> None:
+    """See that what builds share is there: `build.clean` may have come between a failed run and this one."""
+    own = warm(room.made)
+    own.mkdir(parents=True, exist_ok=True)
+    own.touch()
+    # LXD's fills half a gigabyte, and a changed spec begins another one. The last one may be that of --liblxc=system.
+    others = sorted(own.parent.glob(f"{room.made.spec.id}-*"), key=lambda path: path.stat().st_mtime)
+    for old in others[:-WARM]:
+        shutil.rmtree(old, ignore_errors=True)
+    wanted = room.made.spec.go_deps
+    if wanted and not godeps.extracted(room.go_deps).exists():
+        with room.progress.step(f"{room.made.spec.id}: unpack {len(room.go_deps)} Go packages"):
+            godeps.extract(wanted, room.go_deps)
 
 
 def source_folder(room: Room, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import threading
@@ -462,3 +463,11 @@ def test_other_surroundings_run_every_step(trees: Trees, shown: Shown) -> None:
     shutil.rmtree(manifest.shelf())
     ensure("words-2.1", shown, surroundings=Surroundings(prefix="/elsewhere"))
     assert configured(trees) != first
+
+
+def test_compiler_caches_of_old_specs_go(trees: Trees, shown: Shown) -> None:
+    for level in ("-O0", "-O1", "-O2", "-O3"):
+        text = (trees.specs / "words-2.1.yaml").read_text()
+        (trees.specs / "words-2.1.yaml").write_text(re.sub(r"-O\d", level, text))
+        ensure("words-2.1", shown)
+    assert len(list((trees.cache / "hapair" / "warm").glob("words-2.1-*"))) == 2
