@@ -53,7 +53,7 @@ class Memory:
         no_data_since: since when this node is a disconnected Primary without current data.
         wish, wish_at: the request in progress, and since when.
         demoted_at: when this node last became Secondary by our own action.
-        handed_over: the lock was handed to the peer; this node must not serve until it was promoted anew.
+        handed_over: the lock was handed to the peer in this connection; this node must not serve until promoted anew.
         half_stopped: a demotion ran out of time; the text says where.
         left: the resource is down because of a wish to leave.
         half_up: `drbdadm adjust` failed, so that the resource may be there without its disk or connection.
@@ -104,7 +104,11 @@ def looked(memory: Memory, seen: Observation, now: float) -> Memory:
         # Whatever was waited for may have come.
         memory = replace(memory, retry_at=0.0)
     if kernel.connected and memory.connected_at is None:
-        memory = replace(memory, connected_at=now, lost_at=None, peer_served=False, takeover=False)
+        # A lock that was handed over before a reconnection may have been released since.
+        handed_over = memory.handed_over and kernel.role is Role.PRIMARY
+        memory = replace(
+            memory, connected_at=now, lost_at=None, peer_served=False, takeover=False, handed_over=handed_over
+        )
     elif not kernel.connected and memory.connected_at is not None:
         memory = replace(
             memory,
@@ -175,6 +179,8 @@ def _pause(memory: Memory, kind: Kind, verdict: Verdict, site: Settings) -> floa
     """Return how long to wait before the next attempt: short while I/O or a person waits, T_watch otherwise."""
     if kind is Kind.TAKE_SOLO:
         return LOCK_RETRY_S if memory.alone_since is not None else site.times.watch_s
+    if kind is Kind.HAND_OVER and memory.wish is Wish.LEAVE:
+        return LOCK_RETRY_S
     if kind in (Kind.RECORD_PROMOTION, Kind.RELEASE, Kind.HAND_OVER) and verdict is Verdict.REFUSED:
         return LOCK_RETRY_S
     return RETRY_S if verdict is Verdict.FAILED else site.times.watch_s

@@ -243,30 +243,31 @@ def release(look: Look) -> Reaction | None:
 
 
 def leave(look: Look) -> Reaction | None:
-    """F3. A clean departure outdates the leaver without any handler, so the serving peer gets the lock first.
+    """F3. A clean departure outdates the leaver without any handler, so a serving peer gets the lock first.
 
-    With the store unavailable `disconnect --force` makes the peer's kernel call its handler.
+    Only after that is `drbdadm down` enough: the peer may have begun to serve since this look. Without a hand-over the
+    connection is broken by force, which asks no peer, and makes the kernel of one that serves call its handler.
     """
     kernel, memory, peer = look.kernel, look.memory, look.site.peer_name
     if memory.wish is not Wish.LEAVE or look.primary or not look.stopped:
         return None
     if look.now < memory.retry_at:
         return Reaction("F3", f"tries again to leave: {lock_text(look)}", wake_at=memory.retry_at)
-    if kernel.connected and not memory.handed_over:
-        if kernel.peer_role is Role.PRIMARY and kernel.peer_current:
-            return _leave_serving_peer(look)
+    down: tuple[Step, ...] = ((Kind.DOWN, DRBD_LIMIT_S),)
+    if memory.handed_over:
+        return Reaction("F3", f"leaves; {peer} has the lock", down)
+    if kernel.connected and kernel.peer_role is Role.PRIMARY:
+        if kernel.peer_current and look.now < look.leaving_since + HAND_OVER_S:
+            return Reaction("F3", f"leaves while {peer} serves", ((Kind.HAND_OVER, LOCK_LIMIT_S),))
+        why = f"the handler of {peer} must run: {lock_text(look)}"
+    else:
         due = TAKEOVER_S + look.leaving_since
-        if look.leaving_since > memory.wish_at and kernel.together and look.now < due:
+        if look.leaving_since > memory.wish_at and kernel.connected and kernel.together and look.now < due:
             return Reaction("F3", f"lets {peer} take over", wake_at=due)
-    why = f"{peer} has the lock" if memory.handed_over else f"{peer} does not serve, or is missing"
-    return Reaction("F3", f"leaves; {why}", ((Kind.DOWN, DRBD_LIMIT_S),))
-
-
-def _leave_serving_peer(look: Look) -> Reaction:
-    if look.now < look.leaving_since + HAND_OVER_S:
-        return Reaction("F3", f"leaves while {look.site.peer_name} serves", ((Kind.HAND_OVER, LOCK_LIMIT_S),))
-    force: tuple[Step, ...] = ((Kind.FORCE_DISCONNECT, DRBD_LIMIT_S), (Kind.DOWN, DRBD_LIMIT_S))
-    return Reaction("F3", f"the peer's handler must run: {lock_text(look)}", force)
+        why = f"leaves; {peer} does not serve, or is missing"
+    if kernel.connection is not Connection.STANDALONE:
+        down = ((Kind.FORCE_DISCONNECT, DRBD_LIMIT_S), *down)
+    return Reaction("F3", why, down)
 
 
 def reconnect(look: Look) -> Reaction | None:

@@ -1,4 +1,8 @@
-"""Stand-ins for drbdadm, drbdsetup and systemctl: small shell programs that keep a node's state in a folder."""
+"""Stand-ins for drbdadm, drbdsetup and systemctl: small shell programs that keep a node's state in a folder.
+
+As with the real ones, /proc/drbd shows a change before the event stream tells it: whoever waited for the event may read
+or replace the file.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,9 @@ adjust)
     say create connection name:r0 peer-node-id:0 conn-name:peer connection:Connected role:Secondary
     say create peer-device name:r0 peer-node-id:0 conn-name:peer volume:0 replication:Established peer-disk:UpToDate
     ;;
-primary) say change resource name:r0 role:Primary; sed -i s,ro:Secondary/,ro:Primary/, {proc} ;;
-secondary) say change resource name:r0 role:Secondary; sed -i s,ro:Primary/,ro:Secondary/, {proc} ;;
+primary) sed -i s,ro:Secondary/,ro:Primary/, {proc}; say change resource name:r0 role:Primary ;;
+secondary) sed -i s,ro:Primary/,ro:Secondary/, {proc}; say change resource name:r0 role:Secondary ;;
+disconnect) say change connection name:r0 peer-node-id:0 conn-name:peer connection:StandAlone role:Unknown ;;
 resume-io) say change resource name:r0 suspended:no ;;
 down) say destroy resource name:r0 ;;
 esac

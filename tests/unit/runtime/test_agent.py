@@ -188,6 +188,17 @@ def test_a_demotion_that_fails_removes_the_node(running: Running, monkeypatch: p
     assert running.machine.told("drbdadm").count("secondary r0") > 1
 
 
+def test_leaving_hands_the_lock_to_a_serving_peer(running: Running) -> None:
+    r0.main("r0", ["secondary"], running.host.paths)
+    running.machine.say("change connection name:r0 peer-node-id:0 conn-name:peer role:Primary\n")
+    running.host.together("Secondary")
+    running.until("the agent knows that the peer serves", lambda: running.status()["peer_role"] == "Primary")
+    assert cli.main(["leave"], running.host.paths) == 0
+    assert running.machine.told("drbdadm")[-1] == "down r0"
+    assert (running.lock().state, running.lock().owner, running.lock().writer) == (LockState.SOLO, "uuid-n2", "uuid-n1")
+    assert running.machine.told("drbdadm").count("adjust r0") == 1, "it stays down"
+
+
 def test_leaving_goes_before_any_other_request(running: Running) -> None:
     """The peer does not take over, so the first request waits; the shutdown does not wait for it."""
     (running.machine.state / "fail-r0.mount").write_text("")
@@ -198,7 +209,7 @@ def test_leaving_goes_before_any_other_request(running: Running) -> None:
     running.machine.say("change connection name:r0 peer-node-id:0 conn-name:peer connection:Connecting\n")
     assert cli.main(["leave"], running.host.paths) == 0
     asked.join()
-    assert running.machine.told("drbdadm")[-2:] == ["secondary r0", "down r0"]
+    assert running.machine.told("drbdadm")[-3:] == ["secondary r0", "disconnect --force r0", "down r0"]
 
 
 def test_a_bug_in_an_action_does_not_stop_the_lane(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +233,7 @@ def test_leaving_without_an_agent(n1: Host, machine: Machine) -> None:
         "create connection name:r0 peer-node-id:0 conn-name:peer connection:Connecting role:Unknown\n"
     )
     assert cli.main(["leave"], n1.paths) == 0
-    assert machine.told("drbdadm") == ["down r0"]
+    assert machine.told("drbdadm") == ["disconnect --force r0", "down r0"]
 
 
 def test_status_for_people_and_for_programs(running: Running, capsys: pytest.CaptureFixture[str]) -> None:

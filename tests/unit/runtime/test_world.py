@@ -11,6 +11,7 @@ from hapair import lock, rules
 from hapair.actions import Kind
 from hapair.guards import Guards
 from hapair.memory import Wish
+from hapair.states import Role
 
 from .model_store import Broken
 from .world import World
@@ -117,6 +118,54 @@ def test_standby_leaves_while_the_store_is_down(world: World) -> None:
         before = set(world.acknowledged)
     world.write()
     assert world.acknowledged == before, "the departure under SHARED must not let n1 acknowledge alone"
+
+
+def test_a_peer_that_begins_to_serve_after_the_leavers_last_look(world: World) -> None:
+    """F3: the way down is decided while nobody serves; the peer promotes before it is gone."""
+    leaver, peer = world.nodes["n1"], world.nodes["n2"]
+    peer.agent_up = False
+    leaver.wish(Wish.LEAVE)
+    while not leaver.control.actions or leaver.control.actions[-1].kind is not Kind.DOWN:
+        world.settle(0.25)
+        leaver.decide()
+    assert peer.role is Role.SECONDARY
+    peer._promote()
+    peer.mounted = True
+    while leaver.control.actions:
+        leaver.act(leaver.control)
+    world.notice()
+    world.write()
+    assert not leaver.drbd_up
+    assert "fencing" in peer.suspended, "its handler runs"
+
+
+def test_a_reconnection_voids_a_hand_over(world: World) -> None:
+    """F3: the peer may have written and released the lock in between; the departure hands over again."""
+    owner, leaver = world.nodes["n1"], world.nodes["n2"]
+    leaver.wish(Wish.LEAVE)
+    while not leaver.memory.handed_over:
+        world.step()
+        world.pass_time(0.25)
+    for link in (False, True):
+        world.link = link
+        for _ in range(20):
+            world.notice()
+            owner.handler_runs()
+            world.finish_resync()
+            world.handshake()
+            owner.decide()
+            owner.act(owner.control)
+            leaver.decide()
+            leaver.control.actions.clear()
+            world.pass_time(0.25)
+    assert world.store.record.state.value == "SHARED"
+    while leaver.drbd_up:
+        leaver.act(leaver.control)
+        leaver.decide()
+        world.pass_time(0.25)
+    world.notice()
+    world.write()
+    assert "fencing" in owner.suspended, "the time to hand over has passed, so its handler runs"
 
 
 def test_solo_owner_crashes_and_returns_alone(world: World) -> None:
