@@ -78,17 +78,17 @@ class Fence:
         answer, _ = self._read()
         return answer
 
-    def take(self, guard: Guard = no_guard, until: float = math.inf) -> Answer:
+    def take(self, guard: Guard = no_guard, until: float = math.inf, reason: str = "taken alone") -> Answer:
         """F1: SHARED or own SOLO → SOLO of this node, by a fresh write in any case.
 
         `guard` is asked right before each write, under the local lock; a text from it is an objection: UNAVAILABLE.
-        `until` (monotonic) ends every wait for the store.
+        `until` (monotonic) ends every wait for the store. `reason` goes into the lock's history.
         """
 
         def change(before: LockRecord) -> LockRecord | None:
             if lock.closed_to(before, self.me):
                 return None
-            return lock.solo(before, owner=self.me, writer=self.me, attempt_id=attempt, time=time.time())
+            return self._solo(before, self.me, attempt, reason)
 
         attempt = _nonce()
         return self._change(change, guard, until)
@@ -100,8 +100,8 @@ class Fence:
             if lock.closed_to(before, self.me):
                 return None
             if lock.held_by(before, self.me):
-                return lock.solo(before, owner=self.me, writer=self.me, attempt_id=attempt, time=time.time())
-            return lock.shared(before, writer=self.me, attempt_id=attempt, time=time.time())
+                return self._solo(before, self.me, attempt, "promotion")
+            return self._shared(before, attempt, "promotion")
 
         attempt = _nonce()
         return self._change(change, no_guard)
@@ -114,7 +114,7 @@ class Fence:
                 return before
             if not lock.held_by(before, self.me) or before.writer != self.me:
                 return None
-            return lock.shared(before, writer=self.me, attempt_id=attempt, time=time.time())
+            return self._shared(before, attempt, "released: both replicas are current")
 
         attempt = _nonce()
         return self._change(change, guard)
@@ -128,7 +128,7 @@ class Fence:
         def change(before: LockRecord) -> LockRecord | None:
             if before.state is LockState.STEALING:
                 return None
-            return lock.solo(before, owner=self.peer, writer=self.me, attempt_id=attempt, time=time.time())
+            return self._solo(before, self.peer, attempt, "handed over")
 
         attempt = _nonce()
         return self._change(change, guard)
@@ -195,6 +195,12 @@ class Fence:
             yield
         finally:
             os.close(fd)
+
+    def _solo(self, before: LockRecord, owner: str, attempt: str, reason: str) -> LockRecord:
+        return lock.solo(before, owner=owner, writer=self.me, attempt_id=attempt, time=time.time(), reason=reason)
+
+    def _shared(self, before: LockRecord, attempt: str, reason: str) -> LockRecord:
+        return lock.shared(before, writer=self.me, attempt_id=attempt, time=time.time(), reason=reason)
 
     def _change(self, change: Change, guard: Guard, until: float = math.inf) -> Answer:
         """Read, check, write on the version read; a write that lost to a newer version starts over."""

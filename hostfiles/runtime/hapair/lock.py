@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
+from typing import Any, Mapping, Tuple
 
-VERSION = 1
+FORMAT = 1
+"""The form of the object that this program writes, and the only one that it reads."""
 LARGEST_BYTES = 16384
+HISTORY = 20
+"""Former versions that a lock object keeps."""
+REASON_BYTES = 200
+"""Longest reason kept, so that a whole history stays below LARGEST_BYTES."""
 
 
 class LockState(Enum):
@@ -23,13 +29,26 @@ class LockInvalid(Exception):
 
 
 @dataclass(frozen=True)
+class Former:
+    """What is kept of a former version of the lock; for people only."""
+
+    epoch: int
+    state: LockState
+    owner: str
+    writer: str
+    time: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class LockRecord:
     """One version of the lock object.
 
     `owner` is the node whose replica is named current (SOLO), or that promoted or released last (SHARED).
     `writer` is the node that wrote this version: it differs from the owner after a hand-over.
     `epoch` grows with every version. `attempt_id` tells whose write this is after a lost reply (F9).
-    `time` is wall seconds, for people only: no decision reads it.
+    `time` (wall seconds), `reason` and `history` (the last versions before this one, oldest first) are for people only:
+    no decision reads them.
     """
 
     resource: str
@@ -40,26 +59,31 @@ class LockRecord:
     writer: str
     generation: str = ""
     time: float = 0.0
+    reason: str = ""
+    history: Tuple[Former, ...] = ()
 
     def to_bytes(self) -> bytes:
         """Return the JSON text that the store keeps."""
-        fields = asdict(self)
-        fields["state"] = self.state.value
-        return json.dumps({"version": VERSION, **fields}, sort_keys=True).encode()
+        return json.dumps(
+            {"format": FORMAT, **asdict(self)}, sort_keys=True, ensure_ascii=False, default=_word
+        ).encode()
 
 
 def parse(data: bytes, resource: str) -> LockRecord:
     """Read a lock object.
 
     Raises:
-        LockInvalid: garbage, a later version, or the lock of another resource.
+        LockInvalid: garbage, another format, or the lock of another resource.
     """
     if len(data) > LARGEST_BYTES:
         raise LockInvalid("the object is too large to be a lock")
     try:
         fields = json.loads(data)
-        if fields["version"] != VERSION:
-            raise LockInvalid(f"lock object of version {fields['version']!r}; this program knows {VERSION}")
+        if fields["format"] != FORMAT:
+            raise LockInvalid(
+                f"lock object of format {fields['format']!r}, but this program knows only {FORMAT}: "
+                "install the hapair that wrote it on this node too"
+            )
         record = LockRecord(
             resource=str(fields["resource"]),
             state=LockState(fields["state"]),
@@ -69,6 +93,8 @@ def parse(data: bytes, resource: str) -> LockRecord:
             writer=str(fields["writer"]),
             generation=str(fields.get("generation", "")),
             time=float(fields.get("time", 0.0)),
+            reason=str(fields.get("reason", "")),
+            history=tuple(_former(one) for one in fields.get("history", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as bad:
         raise LockInvalid(f"not a lock object ({type(bad).__name__}: {bad})") from None
@@ -79,35 +105,58 @@ def parse(data: bytes, resource: str) -> LockRecord:
     return record
 
 
+def _former(fields: Mapping[str, Any]) -> Former:
+    return Former(
+        epoch=int(fields["epoch"]),
+        state=LockState(fields["state"]),
+        owner=str(fields["owner"]),
+        writer=str(fields["writer"]),
+        time=float(fields["time"]),
+        reason=str(fields["reason"]),
+    )
+
+
+def _short(reason: str) -> str:
+    """Return what a person wrote, so cut that JSON makes at most twice as many bytes of it (a quote: two)."""
+    plain = "".join(char if char.isprintable() else " " for char in reason)
+    return plain.encode()[:REASON_BYTES].decode(errors="ignore")
+
+
+def _word(state: LockState) -> str:
+    return state.value
+
+
 def first(resource: str, *, me: str, attempt_id: str, time: float) -> LockRecord:
     """Return the first version, which only `init` writes, with both sides UpToDate."""
-    return LockRecord(resource, LockState.SHARED, me, 1, attempt_id, me, time=time)
+    return LockRecord(resource, LockState.SHARED, me, 1, attempt_id, me, time=time, reason="created")
 
 
-def solo(before: LockRecord, *, owner: str, writer: str, attempt_id: str, time: float) -> LockRecord:
-    """Return the version after `before` that names `owner` as the only current replica."""
+def after(
+    before: LockRecord, state: LockState, *, owner: str, writer: str, attempt_id: str, time: float, reason: str = ""
+) -> LockRecord:
+    """Return the version after `before`: the next epoch, with `before` as the youngest of its history."""
+    former = Former(before.epoch, before.state, before.owner, before.writer, before.time, before.reason)
     return replace(
         before,
-        state=LockState.SOLO,
+        state=state,
         owner=owner,
         writer=writer,
         epoch=before.epoch + 1,
         attempt_id=attempt_id,
         time=time,
+        reason=_short(reason),
+        history=(*before.history, former)[-HISTORY:],
     )
 
 
-def shared(before: LockRecord, *, writer: str, attempt_id: str, time: float) -> LockRecord:
+def solo(before: LockRecord, *, owner: str, writer: str, attempt_id: str, time: float, reason: str = "") -> LockRecord:
+    """Return the version after `before` that names `owner` as the only current replica."""
+    return after(before, LockState.SOLO, owner=owner, writer=writer, attempt_id=attempt_id, time=time, reason=reason)
+
+
+def shared(before: LockRecord, *, writer: str, attempt_id: str, time: float, reason: str = "") -> LockRecord:
     """Return the version after `before` that says both replicas are current (a release, or a promotion record)."""
-    return replace(
-        before,
-        state=LockState.SHARED,
-        owner=writer,
-        writer=writer,
-        epoch=before.epoch + 1,
-        attempt_id=attempt_id,
-        time=time,
-    )
+    return after(before, LockState.SHARED, owner=writer, writer=writer, attempt_id=attempt_id, time=time, reason=reason)
 
 
 def held_by(record: LockRecord, node: str) -> bool:

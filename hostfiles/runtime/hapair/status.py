@@ -65,6 +65,7 @@ def lock_fields(config: Config, record: LockRecord) -> dict[str, Any]:
         "epoch": record.epoch,
         "attempt_id": record.attempt_id,
         "time": record.time,
+        "reason": record.reason,
     }
 
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 import json
 
 import pytest
-from hapair.lock import LARGEST_BYTES, LockInvalid, LockState, closed_to, first, held_by, parse, shared, solo
+from hapair.lock import (
+    HISTORY,
+    LARGEST_BYTES,
+    Former,
+    LockInvalid,
+    LockState,
+    closed_to,
+    first,
+    held_by,
+    parse,
+    shared,
+    solo,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +34,30 @@ def test_every_change_is_a_new_epoch() -> None:
     freed = shared(taken, writer="a", attempt_id="3", time=7.0)
     assert [FIRST.epoch, taken.epoch, freed.epoch] == [1, 2, 3]
     assert [FIRST.state, taken.state, freed.state] == [LockState.SHARED, LockState.SOLO, LockState.SHARED]
+
+
+def test_a_future_format_is_named_and_is_no_lock() -> None:
+    later = FIRST.to_bytes().replace(b'"format": 1', b'"format": 7')
+    with pytest.raises(LockInvalid, match=r"format 7, but this program knows only 1: install"):
+        parse(later, "r0")
+
+
+def test_the_last_twenty_versions_are_kept_with_their_reasons() -> None:
+    record = FIRST
+    for number in range(2, 31):
+        record = solo(record, owner="a", writer="b", attempt_id=str(number), time=float(number), reason=f"r{number}")
+    assert record.reason == "r30"
+    assert [former.epoch for former in record.history] == list(range(10, 30))
+    assert record.history[-1] == Former(29, LockState.SOLO, "a", "b", 29.0, "r29")
+    assert parse(record.to_bytes(), "r0") == record
+
+
+@pytest.mark.parametrize("char", ["x", "ä", '"', "\x01", "\udcff", "\N{PILE OF POO}"])
+def test_the_longest_history_stays_readable(char: str) -> None:
+    record = FIRST
+    for _ in range(HISTORY + 1):
+        record = solo(record, owner="o" * 36, writer="w" * 36, attempt_id="a" * 32, time=1e9 / 3, reason=char * 1000)
+    assert parse(record.to_bytes(), "r0") == record, "no more than LARGEST_BYTES, whatever a person writes"
 
 
 def test_whom_a_lock_is_closed_to() -> None:
@@ -42,7 +78,10 @@ def test_an_override_is_closed_to_everybody() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2},
+        {"format": 2},
+        {"format": "1"},
+        {"history": [{"epoch": 1}]},
+        {"history": 7},
         {"state": "UNLOCKED"},
         {"epoch": -1},
         {"epoch": "many"},
@@ -57,7 +96,7 @@ def test_what_is_not_this_lock_is_refused(change: dict[str, object]) -> None:
         parse(json.dumps(fields).encode(), "r0")
 
 
-@pytest.mark.parametrize("missing", ["version", "state", "owner", "epoch", "attempt_id", "writer", "resource"])
+@pytest.mark.parametrize("missing", ["format", "state", "owner", "epoch", "attempt_id", "writer", "resource"])
 def test_a_lock_that_lacks_a_field_is_refused(missing: str) -> None:
     fields = json.loads(FIRST.to_bytes())
     del fields[missing]
