@@ -90,5 +90,6 @@ def lock(session: nox.Session) -> None:
     session.install(*nox.project.dependency_groups(project, "lock"))
     session.run(
         *("uv", "pip", "compile", "--quiet", "--generate-hashes", "--universal", "--python-version=3.11"),
-        *("--no-header", "--no-annotate", "--group=test", "--group=lint", "pyproject.toml", "-o", "requirements.txt"),
+        *("--no-header", "--no-annotate", "--group=test", "--group=stores", "--group=lint"),
+        *("pyproject.toml", "-o", "requirements.txt"),
     )

@@ -10,6 +10,13 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from lab.hosts.site import Container, Site
 
+# What each kind of fence store must have, and may have, beside `kind` and `timeout_s`.
+STORE_KEYS = {
+    "http": (("url",), ("credentials", "ca")),
+    "gcs": (("bucket",), ("prefix", "endpoint", "credentials", "ca")),
+    "s3": (("bucket", "credentials"), ("prefix", "endpoint", "region", "ca")),
+}
+
 Where = tuple[str | int, ...]
 Fault = tuple[Where, str]
 
@@ -126,19 +133,33 @@ def _outside(site: Site, name: str, container: Container) -> Iterator[Fault]:
 
 
 def _store(site: Site) -> Iterator[Fault]:
+    needed, possible = STORE_KEYS[site.store.kind]
+    for key in needed:
+        if not getattr(site.store, key):
+            yield ("store", key), f"a store of kind {site.store.kind} needs it"
+    for key in ("url", "bucket", "prefix", "endpoint", "region", "credentials", "ca"):
+        if getattr(site.store, key) and key not in (*needed, *possible):
+            yield ("store", key), f"a store of kind {site.store.kind} has no such key"
+    if site.store.kind == "gcs" and not (site.store.credentials or site.store.endpoint):
+        yield ("store", "credentials"), "Google's own store needs it"
+    for key in ("url", "endpoint"):
+        yield from _outside_the_pair(site, key)
+
+
+def _outside_the_pair(site: Site, key: str) -> Iterator[Fault]:
     try:
-        host, port = urlsplit(site.store.url).hostname, urlsplit(site.store.url).port
+        host, port = urlsplit(getattr(site.store, key)).hostname, urlsplit(getattr(site.store, key)).port
     except ValueError as error:
-        yield ("store", "url"), str(error)
+        yield ("store", key), str(error)
         return
     if port == 0:
-        yield ("store", "url"), "port 0 is none"
+        yield ("store", key), "port 0 is none"
     inside = {
         str(ip): f"{where[0]}.{where[1]}" for where, ip in _addresses(site) if where[0] in ("nodes", "containers")
     }
     inside |= {name: f"nodes.{name}" for name in site.nodes} | {name: f"containers.{name}" for name in site.containers}
     if host in inside:
-        yield ("store", "url"), f"the fence store must be outside both nodes, but {host} is {inside[host]}"
+        yield ("store", key), f"the fence store must be outside both nodes, but {host} is {inside[host]}"
 
 
 def _resources(site: Site) -> Iterator[Fault]:

@@ -12,8 +12,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from pydantic import Field
 
 from lab.errors import HapairError
+from lab.hosts.checks import STORE_KEYS
 from lab.hosts.runtime import zipapp
-from lab.hosts.site import Part, Site
+from lab.hosts.site import Part, Site, Store
 from lab.hosts.tree import File, Link, Tree
 from lab.paths import PROJECT
 from lab.yamlio import load_model
@@ -130,7 +131,7 @@ def runtime_config(site: Site, node: str) -> dict[str, Any]:
             name: {"uuid": str(it.uuid), "crossover": str(it.crossover.address.ip), "lan": str(it.lan.address.ip)}
             for name, it in site.nodes.items()
         },
-        "store": {"url": site.store.url, "timeout_s": site.store.timeout_s},
+        "store": _store(site.store),
         "times": {
             "selffence_s": times.selffence_s,
             "grace_s": times.grace_s,
@@ -154,6 +155,11 @@ def runtime_config(site: Site, node: str) -> dict[str, Any]:
             for name, it in site.resources.items()
         },
     }
+
+
+def _store(store: Store) -> dict[str, Any]:
+    needed, possible = STORE_KEYS[store.kind]
+    return store.model_dump(include={"kind", "timeout_s", *needed, *possible})
 
 
 def _path(pattern: str, names: dict[str, str]) -> str:

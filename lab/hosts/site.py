@@ -31,6 +31,11 @@ Mac = Annotated[str, Field(pattern=r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$")]
 DiskPath = Annotated[str, Field(pattern=r"^/dev/disk/by-[a-z]+/[A-Za-z0-9._:-]+$")]
 Mount = Annotated[str, Field(pattern=r"^(/[a-z0-9_]+)+$")]
 ProgramPath = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_.+-]+)+$")]
+StoreUrl = Annotated[str, Field(pattern=r"^$|^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?$")]
+# Amazon's rules; Google's are the same but for underscores and longer names with dots.
+BucketName = Annotated[str, Field(pattern=r"^$|^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$")]
+KeyPrefix = Annotated[str, Field(pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9._/-]{0,200}$")]
+NodeFile = Annotated[str, Field(pattern=r"^$|^(/[A-Za-z0-9_.+-]+)+$")]
 Secret = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+=-]{16,64}$", repr=False)]
 
 
@@ -72,9 +77,19 @@ class Network(Part):
 
 
 class Store(Part):
-    """The fence store, outside both nodes."""
+    """The fence store, outside both nodes. Which keys each kind has stands in `checks.STORE_KEYS`.
 
-    url: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?$")]
+    Credentials and certificates are files on the nodes, put there by hand: nothing of them passes through here.
+    """
+
+    kind: Literal["http", "gcs", "s3"] = "http"
+    url: StoreUrl = ""
+    bucket: BucketName = ""
+    prefix: KeyPrefix = ""
+    endpoint: StoreUrl = ""
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{0,40}$")] = ""
+    credentials: NodeFile = ""
+    ca: NodeFile = ""
     timeout_s: Annotated[float, Field(gt=0, le=60)] = 1.0
 
 

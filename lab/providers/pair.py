@@ -342,9 +342,15 @@ def check_start(name: str, site: Site) -> None:
     """Refuse before anything is built or started what cannot come up.
 
     Raises:
-        BadInput: the name is none, or that of a lab which a killed run left behind.
+        BadInput: the name is none, or that of a lab which a killed run left behind; or no lab can have this store.
         HostLacks: too little disk or memory for a lab that does not run yet.
     """
+    if site.store.kind != "http" or site.store.credentials or site.store.ca:
+        raise BadInput(
+            f"store: a lab's third node keeps a plain HTTP store only, and this site's is of kind {site.store.kind}"
+            + (" with credentials or certificates" if site.store.kind == "http" else ""),
+            f"rehearse with a copy of the site file whose store is url: http://{site.lab.third.address.ip}:8440",
+        )
     folder = folder_of(name)
     if folder.exists() and not client.running(folder) and not (folder / DOWN).exists():
         raise _left_behind(folder)

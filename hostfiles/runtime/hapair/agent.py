@@ -380,7 +380,7 @@ def main(config: Config, paths: Paths) -> int:
 
 def _lock_memory() -> None:
     """F10: the agent must not wait for swapped-out pages. As pages come (MCL_ONFAULT), so that stacks stay small."""
-    threading.stack_size(256 * 1024)
+    threading.stack_size(1024 * 1024)  # a cloud store's SDK goes deep, above all where Python's own calls use it too
     current, future, on_fault = 1, 2, 4
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).mlockall(current | future | on_fault)

@@ -10,6 +10,8 @@ from typing import Sequence
 
 from hapair import agent, server, status, store
 from hapair.config import BadConfig, Config, load
+from hapair.fence.base import BadStore
+from hapair.fence.site import open_store
 from hapair.guards import Guards
 from hapair.memory import Wish
 from hapair.paths import Paths
@@ -29,7 +31,7 @@ def main(argv: Sequence[str], paths: Paths | None = None) -> int:
     except BadConfig as bad:
         return complain(str(bad), 2)
     if given.command == "agent":
-        return agent.main(config, paths)
+        return _agent(config, paths)
     if given.command == "leave":
         return _leave(config, paths)
     if given.command == "status":
@@ -63,6 +65,21 @@ def _status(paths: Paths, *, as_json: bool) -> int:
     return 0
 
 
+def _agent(config: Config, paths: Paths) -> int:
+    """Run the agent. A store that cannot be used is told before anything is touched; what is up already needs care.
+
+    The SDK of a cloud store is imported here, in the thread that has stack enough for it.
+    """
+    try:
+        open_store(config.store, paths)
+    except BadStore as bad:
+        up = [name for name, it in config.resources.items() if Guards(paths, name, it.minor).kernel() is not None]
+        if not up:
+            return complain(f"{bad}\nnothing was started", 2)
+        complain(f"{bad}\n{', '.join(up)} is up: going on, without the store", 0)
+    return agent.main(config, paths)
+
+
 def _leave(config: Config, paths: Paths) -> int:
     """F3, through the agent while it lives, else with an agent of our own that does nothing but leave."""
     limit_s = server.limit_of(Wish.LEAVE, config.times) + 5.0
@@ -85,6 +102,7 @@ def _store(listen: str, folder: Path) -> int:
         running = store.serve(address.strip("[]"), int(port), folder)
     except OSError as bad:
         return complain(f"cannot serve on {listen} from {folder}: {bad}", 1)
+    say("serving on {}:{}".format(*running.server_address[:2]))
     try:
         running.serve_forever()
     except KeyboardInterrupt:

@@ -25,10 +25,28 @@ class Member:
 
 @dataclass(frozen=True)
 class Store:
-    """The fence store: its base URL, and how long one request may take (seconds)."""
+    """The fence store, and how long one request may take (seconds); `STORE_KEYS` tells what each kind has.
 
-    url: str
+    `credentials` and `ca` are paths on the node: what the first holds stands in no other place.
+    """
+
+    kind: str
     timeout_s: float
+    url: str = ""
+    bucket: str = ""
+    prefix: str = ""
+    endpoint: str = ""
+    region: str = ""
+    credentials: str = ""
+    ca: str = ""
+
+
+STORE_KEYS = {
+    "http": ("url", "credentials", "ca"),
+    "gcs": ("bucket", "prefix", "endpoint", "credentials", "ca"),
+    "s3": ("bucket", "prefix", "endpoint", "region", "credentials", "ca"),
+}
+"""The kinds of stores, and the keys of each beside `kind` and `timeout_s`; all must be there, empty where unused."""
 
 
 @dataclass(frozen=True)
@@ -106,17 +124,25 @@ def _config(data: dict[str, Any]) -> Config:
     if members[node].uuid == members[peer].uuid:
         raise ValueError("nodes: both have the same uuid")
     times = _keys("times.", top["times"], ("selffence_s", "grace_s", "watch_s", "stop_s", "start_s"))
-    store = _keys("store.", top["store"], ("url", "timeout_s"))
     return Config(
         pair=str(top["pair"]),
         node=node,
         peer=peer,
         me=members[node],
         other=members[peer],
-        store=Store(str(store["url"]), float(store["timeout_s"])),
+        store=_store(top["store"]),
         times=Times(**{name: float(value) for name, value in times.items()}),
         resources={name: _resource(name, given) for name, given in dict(top["resources"]).items()},
     )
+
+
+def _store(data: object) -> Store:
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if kind not in STORE_KEYS:
+        raise ValueError(f"store.kind {kind!r} is unknown; there are {', '.join(STORE_KEYS)}")
+    given = _keys("store.", data, ("kind", "timeout_s", *STORE_KEYS[kind]))
+    texts = {key: str(value) for key, value in given.items() if key != "timeout_s"}
+    return Store(**texts, timeout_s=float(given["timeout_s"]))
 
 
 def _resource(name: str, data: dict[str, Any]) -> Resource:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 from hapair import lock
+from hapair.fence import probe
 from hapair.fence.base import Backend, Found, Written
 from hapair.lock import LockInvalid, LockRecord, LockState
 from hapair.paths import Paths
@@ -154,15 +155,7 @@ class Fence:
 
     def conditions_hold(self) -> str:
         """Probe that the store honours conditions (F11), on an object beside the lock; return what is wrong, or ""."""
-        name, limit_s = f"{self.name}.probe", self._timeout_s
-        self._backend.write(name, b'{"probe": true}', None, limit_s)
-        again = self._backend.write(name, b'{"probe": true}', None, limit_s)
-        stale = self._backend.write(name, b'{"probe": true}', f'"{uuid.uuid4().hex}"', limit_s)
-        if Written.UNCLEAR in (again.written, stale.written):
-            return f"the store cannot be probed: {again.text or stale.text}"
-        if Written.YES in (again.written, stale.written):
-            return "the store ignores conditions: it cannot keep a lock"
-        return ""
+        return probe.conditions_hold(self._backend, f"{self.name}.probe", self._timeout_s)
 
     def note(self) -> LockRecord | None:
         """Return the confirmation of this boot that SOLO is ours, or None."""
@@ -307,18 +300,29 @@ def replace_file(path: Path, data: bytes, *, durable: bool) -> None:
     fresh = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, data)
+        left = memoryview(data)
+        while left:
+            left = left[os.write(fd, left) :]
         if durable:
             os.fsync(fd)
+        fresh.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise
     finally:
         os.close(fd)
-    fresh.replace(path)
     if durable:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _nonce() -> str:

@@ -21,6 +21,11 @@ class Paths:
         return self.root / "etc/hapair/hapair.json"
 
     @property
+    def sdk(self) -> Path:
+        """The SDKs of cloud stores, one folder for each kind and Python version."""
+        return self.root / "usr/lib/hapair/sdk"
+
+    @property
     def run(self) -> Path:
         """Sockets, local locks and confirmations of this boot."""
         return self.root / "run/hapair"

@@ -2,13 +2,16 @@
 
 `GET /v1/locks/NAME` answers the object and its ETag; `PUT` needs `If-Match: ETAG` or `If-None-Match: *` (428 without
 either, 412 when the condition fails). There is no DELETE: a missing object is "unknown", never "free". Every change is
-on the disk before it is answered. `FOLDER/requests.jsonl` tells every request with the lock before and after.
+on the disk, and its name too, before it is answered; what a killed server left half written is removed by the next one.
+One server alone uses a folder. `FOLDER/requests.jsonl` tells every request with the lock before and after.
 """
 
 from __future__ import annotations
 
-import hashlib
+import errno
+import fcntl
 import json
+import os
 import re
 import threading
 import time
@@ -17,23 +20,45 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from hapair.fencing import replace_file
+from hapair.fence.base import etag
+from hapair.fencing import replace_file, sync_folder
 from hapair.lock import LARGEST_BYTES
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 PREFIX = "/v1/locks/"
 SOCKET_LIMIT_S = 10.0
+LARGEST_LOG_BYTES = 64 << 20
+"""Then the request log begins anew, and one old one is kept: more than a week of a pair that reads every 2 s."""
 
 
 class LockStore:
     """The objects in a folder. One lock orders all requests, so a condition and its write are one step."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        """Take the folder, making it if it is not there.
+
+        Raises:
+            OSError: it cannot be used, or another server uses it.
+        """
         self._objects = folder / "locks"
-        self._objects.mkdir(parents=True, exist_ok=True)
+        if not self._objects.is_dir():
+            self._objects.mkdir(parents=True, mode=0o700)
+            for made in (self._objects, folder, folder.parent):
+                sync_folder(made)
         self._log = folder / "requests.jsonl"
         self._one_at_a_time = threading.Lock()
+        self._mine = os.open(folder / ".server", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._mine)
+            raise OSError(errno.EBUSY, "another store serves this folder") from None
+        for half_written in self._objects.glob(".*"):
+            half_written.unlink()
+
+    def close(self) -> None:
+        """Let another server have the folder."""
+        os.close(self._mine)
 
     def get(self, name: str, client: str) -> tuple[int, bytes, str]:
         """Return status, body and ETag."""
@@ -75,11 +100,9 @@ class LockStore:
         entry = {"t": time.time(), **request, "before": _essence(before), "after": _essence(after)}
         with self._log.open("a") as log:
             log.write(json.dumps(entry) + "\n")
-
-
-def etag(body: bytes) -> str:
-    """Return the version tag: it follows the content, and a lock's content has a nonce (F9)."""
-    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+            full = log.tell() > LARGEST_LOG_BYTES
+        if full:
+            self._log.replace(self._log.with_suffix(".jsonl.1"))
 
 
 def _essence(body: bytes | None) -> dict[str, Any] | None:
@@ -116,7 +139,8 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if name is None or not length.isdigit() or int(length) > LARGEST_BYTES:
             self.close_connection = True
-            self._answer(404 if name is None else 400)
+            too_large = length.isdigit() and int(length) > LARGEST_BYTES
+            self._answer(404 if name is None else 413 if too_large else 411)
             return
         body = self.rfile.read(int(length))
         if len(body) != int(length):
@@ -149,6 +173,12 @@ class StoreServer(ThreadingHTTPServer):
     """The server; a client that breaks off is not worth a traceback."""
 
     daemon_threads = True
+    store: LockStore
+
+    def server_close(self) -> None:
+        """Close the socket, and leave the folder to others."""
+        super().server_close()
+        self.store.close()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Forget a broken connection."""
@@ -160,5 +190,11 @@ def serve(address: str, port: int, folder: Path) -> StoreServer:
     Raises:
         OSError: the address or the folder cannot be used.
     """
-    handler = type("BoundHandler", (Handler,), {"store": LockStore(folder)})
-    return StoreServer((address, port), handler)
+    store = LockStore(folder)
+    try:
+        server = StoreServer((address, port), type("BoundHandler", (Handler,), {"store": store}))
+    except OSError:
+        store.close()
+        raise
+    server.store = store
+    return server

@@ -9,17 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from hapair.config import load as load_config
 from hypothesis import given, settings
 
 from lab import proc
 from lab.errors import BadInput, HapairError
 from lab.hosts import render as renderer
-from lab.hosts.render import HOSTFILES, TEMPLATES, Catalog, catalog, render, render_all, variables
+from lab.hosts.render import HOSTFILES, TEMPLATES, Catalog, catalog, render, render_all, runtime_config, variables
 from lab.hosts.site import Site, load_site
 from lab.hosts.tree import File, Link, Tree
 from lab.paths import PROJECT
 from lab.yamlio import load_model
-from tests.unit.hosts.sites import Data, example, put, valid
+from tests.unit.hosts.sites import Data, example, load, put, valid
 
 GOLDEN = PROJECT / "tests" / "golden" / "hosts"
 UPDATE = "HAPAIR_UPDATE_GOLDEN"
@@ -127,7 +128,13 @@ def test_the_programs_config_is_what_was_agreed() -> None:
             "n1": {"uuid": "6f1c7d0e-52a4-4c9b-9a0e-3d5b8f2e1a11", "crossover": "198.51.100.1", "lan": "192.0.2.11"},
             "n2": {"uuid": "c2b8e4f3-0d67-4f15-8b3c-91e6a7d04b22", "crossover": "198.51.100.2", "lan": "192.0.2.12"},
         },
-        "store": {"url": "http://192.0.2.20:8440", "timeout_s": 1.0},
+        "store": {
+            "kind": "http",
+            "url": "http://192.0.2.20:8440",
+            "credentials": "",
+            "ca": "",
+            "timeout_s": 1.0,
+        },
         "times": {"selffence_s": 3.0, "grace_s": 7.5, "watch_s": 2.0, "stop_s": 20.0, "start_s": 60.0},
         "resources": {
             "r0": {
@@ -275,3 +282,27 @@ def test_the_readme_is_complete() -> None:
             assert re.fullmatch(r"R\d+( R\d+)*", recipe), line
             rows[template.strip("`")] = (destination.strip("`"), frozenset(re.findall(r"`(\w+)`", used)))
     assert rows == {it.template: (it.path, variables(it.template)) for it in catalog().templates}
+
+
+@pytest.mark.parametrize(
+    ("store", "more"),
+    [
+        ({"kind": "gcs", "bucket": "locks", "credentials": "/etc/hapair/key.json"}, {"prefix": "", "endpoint": ""}),
+        (
+            {"kind": "s3", "bucket": "locks", "prefix": "p/", "region": "eu-west-1", "credentials": "/etc/k.json"},
+            {"endpoint": ""},
+        ),
+    ],
+    ids=["gcs", "s3"],
+)
+def test_the_programs_read_each_kind_of_store(tmp_path: Path, store: dict[str, str], more: dict[str, str]) -> None:
+    data = put(put(example(), ("store",), store), ("store", "timeout_s"), 2.0)
+    config = tmp_path / "hapair.json"
+    config.write_text(json.dumps(runtime_config(load(tmp_path, data), "n1")))
+    read = load_config(config).store
+    assert {key: getattr(read, key) for key in ("timeout_s", "ca", *store, *more)} == {
+        "timeout_s": 2.0,
+        "ca": "",
+        **store,
+        **more,
+    }

@@ -38,7 +38,7 @@ def configuration(node: str, store_url: str) -> dict[str, object]:
             "n1": {"uuid": "uuid-n1", "crossover": "198.51.100.1", "lan": "192.0.2.11"},
             "n2": {"uuid": "uuid-n2", "crossover": "198.51.100.2", "lan": "192.0.2.12"},
         },
-        "store": {"url": store_url, "timeout_s": 1.0},
+        "store": {"kind": "http", "url": store_url, "credentials": "", "ca": "", "timeout_s": 1.0},
         "times": {"selffence_s": 0.6, "grace_s": 1.0, "watch_s": 0.2, "stop_s": 2.0, "start_s": 5.0},
         "resources": {
             "r0": {

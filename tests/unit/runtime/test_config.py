@@ -31,6 +31,11 @@ def test_a_site(tmp_path: Path) -> None:
     [
         (("extra",), 1, "extra is unknown"),
         (("store", "token"), "x", "store.token is unknown"),
+        (("store", "bucket"), "x", "store.bucket is unknown"),
+        (("store", "kind"), "ftp", "store.kind 'ftp' is unknown; there are http, gcs, s3"),
+        (("store", "kind"), None, "store.kind None"),
+        (("store", "kind"), "s3", "store.bucket is missing"),
+        (("store",), [], "store.kind"),
         (("times", "grace_s"), None, "times.grace_s is missing"),
         (("resources", "r0", "minor"), None, "resources.r0.minor is missing"),
         (("resources", "r0", "minor"), "many", "many"),

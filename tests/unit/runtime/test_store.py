@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
+import os
 import socket
 import threading
 import urllib.parse
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from hapair import store
-from hapair.fence.base import Found, Written
+from hapair.fence.base import BadStore, Found, Written, etag
 from hapair.fence.http import HttpStore
 
 
@@ -55,13 +57,66 @@ def test_other_names_do_not_exist(store_url: str, path: str) -> None:
 
 
 def test_a_body_that_is_too_large_is_refused(store_url: str) -> None:
-    assert ask(store_url, "PUT", "/v1/locks/x", {"If-None-Match": "*"}, b"x" * 20000)[0] == 400
+    assert ask(store_url, "PUT", "/v1/locks/x", {"If-None-Match": "*"}, b"x" * 20000)[0] == 413
+    assert ask(store_url, "PUT", "/v1/locks/x", {"If-None-Match": "*", "Content-Length": "many"})[0] == 411
+    assert ask(store_url, "GET", "/v1/locks/x")[0] == 404
 
 
 def test_the_state_outlives_the_server(tmp_path: Path) -> None:
     first = store.LockStore(tmp_path)
     _, tag = first.put("a", b"body", None, "*", "127.0.0.1")
+    first.close()
+    (tmp_path / "locks/.a.1.half").write_bytes(b"bo")
     assert store.LockStore(tmp_path).get("a", "127.0.0.1") == (200, b"body", tag)
+    assert [it.name for it in (tmp_path / "locks").iterdir()] == ["a"]
+
+
+def test_a_folder_has_one_server(tmp_path: Path) -> None:
+    running = store.serve("127.0.0.1", 0, tmp_path)
+    with pytest.raises(OSError, match="another store serves this folder"):
+        store.serve("127.0.0.1", 0, tmp_path)
+    running.server_close()
+    store.serve("127.0.0.1", 0, tmp_path).server_close()
+
+
+def test_the_disk_has_a_change_before_its_name_and_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Power may fail at any moment: content first, then the name, then the folder, then the answer."""
+    made = store.LockStore(tmp_path)
+    steps: list[str] = []
+
+    def fsync(fd: int) -> None:
+        path = Path(f"/proc/self/fd/{fd}").resolve()
+        steps.append(f"sync {'folder' if path.is_dir() else 'half-written'}; named: {(tmp_path / 'locks/a').exists()}")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert made.put("a", b"body", None, "*", "127.0.0.1")[0] == 201
+    assert steps == ["sync half-written; named: False", "sync folder; named: True"]
+
+
+def test_a_disk_that_is_full_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = store.LockStore(tmp_path)
+    made.put("a", b"body", None, "*", "127.0.0.1")
+    real, room = os.write, [3, 0]
+
+    def write(fd: int, data: memoryview) -> int:
+        few = room.pop(0)
+        if not few:
+            raise OSError(errno.ENOSPC, "no room")
+        return real(fd, data[:few])
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(OSError, match="no room"):
+        made.put("a", b"other", etag(b"body"), None, "127.0.0.1")
+    assert [(it.name, it.read_bytes()) for it in (tmp_path / "locks").iterdir()] == [("a", b"body")]
+
+
+def test_the_request_log_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "LARGEST_LOG_BYTES", 500)
+    made = store.LockStore(tmp_path)
+    for _ in range(40):
+        made.get("a", "127.0.0.1")
+    assert (tmp_path / "requests.jsonl.1").stat().st_size < 700
+    assert sum(path.stat().st_size for path in tmp_path.glob("requests.jsonl*")) < 1400
 
 
 def test_the_log_tells_every_request(tmp_path: Path) -> None:
@@ -148,5 +203,5 @@ def test_nobody_listens() -> None:
 
 @pytest.mark.parametrize("url", ["", "192.0.2.20:8440", "ftp://x/", "http://"])
 def test_a_bad_address_is_told_at_once(url: str) -> None:
-    with pytest.raises(ValueError, match="HOST"):
+    with pytest.raises(BadStore, match="HOST"):
         HttpStore(url)
