@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lab import build
 from lab.errors import BadInput
@@ -47,7 +47,7 @@ def for_lab(
     choice = bundled or choose(asked, site, lambda: _probe(box.ensure(progress, release)))
     tell(str(choice))
     if choice.provider == "uml":
-        return Ready(ensure(progress, packed), None, choice)
+        return Ready(_with_programs(ensure(progress, packed), site, progress), None, choice)
     if packed:
         raise BadInput("a bundle holds no box for virtual machines", "leave --bundle out, or take --provider uml")
     installed.check()
@@ -57,7 +57,15 @@ def for_lab(
     verdict = _probe(made.box)
     if not verdict.usable:
         tell(f"virtual machines are emulated here, which takes several times as long: {verdict.text}")
-    return Ready(made, Hypervisor(made.box.name, made.box.version, kvm=verdict.usable), choice)
+    hypervisor = Hypervisor(made.box.name, made.box.version, kvm=verdict.usable)
+    return Ready(_with_programs(made, site, progress), hypervisor, choice)
+
+
+def _with_programs(made: Artifacts, site: Site, progress: Steps) -> Artifacts:
+    wanted = site.programs.artifact
+    if wanted is None:
+        return made
+    return replace(made, programs=build.ensure(wanted.spec, progress, liblxc=wanted.liblxc).path)
 
 
 def _probe(box: Box) -> kvm.Verdict:

@@ -155,11 +155,43 @@ class Times(Part):
     start_s: Annotated[int, Field(ge=5, le=3600)] = 60
 
 
-class Programs(Part):
-    """Where the container tools are installed on the nodes; Debian's packages unless told."""
+class Artifact(Part):
+    """LXD of our own build (`invoke build.lxd`), unpacked below `prefix` on each node."""
 
-    lxd: ProgramPath = "/usr/bin/lxd"
-    lxc: ProgramPath = "/usr/bin/lxc"
+    spec: Annotated[str, Field(pattern=r"^lxd-[0-9][0-9a-z.]*$")]
+    liblxc: Literal["own", "system"] = "own"
+    prefix: ProgramPath = "/opt/hapair"
+
+
+DEBIANS_LXD = "/usr/bin/lxd"
+
+
+class Programs(Part):
+    """Where the container tools are on the nodes: Debian's packages, an artifact, or what else stands there."""
+
+    lxd: ProgramPath = DEBIANS_LXD
+    artifact: Artifact | None = None
+
+    @model_validator(mode="after")
+    def _one_lxd(self) -> Self:
+        if self.artifact and self.lxd != DEBIANS_LXD:
+            raise PydanticCustomError("site", "give either lxd or artifact: the artifact says where its lxd is")
+        return self
+
+    @property
+    def tree(self) -> str:
+        """The artifact's folder on a node; empty without one."""
+        return f"{self.artifact.prefix}/{self.artifact.spec}" if self.artifact else ""
+
+    @property
+    def daemon(self) -> str:
+        """LXD's daemon."""
+        return f"{self.tree}/bin/lxd" if self.artifact else self.lxd
+
+    @property
+    def lxc_share(self) -> str:
+        """Where liblxc's configuration and hooks are, when liblxc is not the distribution's; else empty."""
+        return f"{self.tree}/share/lxc" if self.artifact and self.artifact.liblxc == "own" else ""
 
 
 class Third(Part):

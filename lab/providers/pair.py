@@ -25,6 +25,7 @@ from lab.providers.box import Box
 from lab.providers.choice import stretch
 from lab.providers.client import RunningLab, RunningNode
 from lab.providers.plan import Artifacts, make_plan, with_machines
+from lab.providers.programs import with_programs
 from lab.providers.provision import ANSWERS, boot_id, power_down
 from lab.providers.supervisor import PLAN
 
@@ -156,6 +157,8 @@ def bring_up(
     if hypervisor:
         plan = with_machines(plan, hypervisor)
     trees = {node: tree.tar() for node, tree in render_all(site).items()}
+    if artifacts.programs:
+        trees = {node: with_programs(tree, artifacts.programs, site.programs) for node, tree in trees.items()}
     inputs = seed.Inputs(site, trees, plan, artifacts.digests)
     with client.locked(folder):
         if folder.exists():

@@ -39,6 +39,8 @@ class Artifacts:
     image_sha256: str
     box: Box | None = None
     """What the pair is made of when its nodes are virtual machines."""
+    programs: Path | None = None
+    """LXD of our own build (.tar.zst), if the site names one."""
 
     @property
     def digests(self) -> dict[str, str]:

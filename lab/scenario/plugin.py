@@ -18,7 +18,7 @@ import pytest
 
 from lab import log
 from lab.errors import HapairError
-from lab.hosts.site import load_site
+from lab.hosts.site import EXAMPLE, Site, load_site
 from lab.paths import PROJECT
 from lab.providers import pair
 from lab.providers.base import PROVIDERS
@@ -63,6 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of a run."""
     group = parser.getgroup("hapair", "scenarios on a real pair")
     group.addoption("--provider", default="uml", help="what the nodes are: " + ", ".join(PROVIDERS))
+    group.addoption("--site", type=Path, default=EXAMPLE, help="the site file (default: hostfiles/site.example.yaml)")
     group.addoption(
         "--seed", type=int, default=None, help="of everything random; printed, so that a run can be repeated"
     )
@@ -115,7 +116,13 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 @pytest.fixture(scope="session")
-def rig(request: pytest.FixtureRequest, run: Run, ready: Ready) -> Iterator[Rig]:
+def site(request: pytest.FixtureRequest) -> Site:
+    """The pair that is rehearsed."""
+    return load_site(request.config.getoption("--site"))
+
+
+@pytest.fixture(scope="session")
+def rig(request: pytest.FixtureRequest, run: Run, site: Site, ready: Ready) -> Iterator[Rig]:
     """A pair, brought up once, and destroyed at the end unless it is to be kept.
 
     `ready` (all that nodes are made of) is a fixture of the tests' own conftest.
@@ -124,7 +131,7 @@ def rig(request: pytest.FixtureRequest, run: Run, ready: Ready) -> Iterator[Rig]
     with pair.reserved(name):
         with uncaptured(request.config), log.steps(f"Bringing up the pair ({run.provider})") as progress:
             made = ready.artifacts
-            up = pair.bring_up(name, load_site(), made, progress, seed_number=run.seed, hypervisor=ready.hypervisor)
+            up = pair.bring_up(name, site, made, progress, seed_number=run.seed, hypervisor=ready.hypervisor)
         yield Rig(up, lambda: pair.reset(up, log.silent()))
         if not request.config.getoption("--keep"):
             pair.destroy(name)

@@ -7,14 +7,14 @@ import pytest
 from lab import artifacts as made
 from lab import log
 from lab.artifacts import Ready
-from lab.hosts.site import load_site
+from lab.hosts.site import Site
 from lab.scenario.capture import uncaptured
 
 pytest_plugins = ["lab.scenario.plugin"]
 
 
 @pytest.fixture(scope="session")
-def ready(request: pytest.FixtureRequest) -> Ready:
+def ready(request: pytest.FixtureRequest, site: Site) -> Ready:
     """All that nodes are made of, from the cache or made now."""
     with uncaptured(request.config), log.steps("What nodes are made of") as progress:
-        return made.for_lab(request.config.getoption("--provider"), load_site(), progress, tell=log.say)
+        return made.for_lab(request.config.getoption("--provider"), site, progress, tell=log.say)

@@ -306,3 +306,23 @@ def test_the_programs_read_each_kind_of_store(tmp_path: Path, store: dict[str, s
         **store,
         **more,
     }
+
+
+LXD_UNIT = "/etc/systemd/system/r0lxd.service"
+
+
+def test_lxd_of_our_own_build_runs_from_its_own_tree() -> None:
+    """With its own liblxc, whose settings are in the tree, and whose mount point is made at the start."""
+    chosen = {"spec": "lxd-5.0.2", "prefix": "/srv/Xq7"}
+    own = text(LXD_UNIT, put(example(), ("programs",), {"artifact": chosen}))
+    for line in (
+        "ExecStart=/srv/Xq7/lxd-5.0.2/bin/lxd --group lxd",
+        "ExecStop=/srv/Xq7/lxd-5.0.2/bin/lxd shutdown",
+        "Environment=LXD_LXC_TEMPLATE_CONFIG=/srv/Xq7/lxd-5.0.2/share/lxc/config",
+        "Environment=LXD_LXC_HOOK=/srv/Xq7/lxd-5.0.2/share/lxc/hooks",
+        "ExecStartPre=/usr/bin/mkdir -p /run/hapair/lxc/rootfs",
+    ):
+        assert line in own
+    system = text(LXD_UNIT, put(example(), ("programs",), {"artifact": {**chosen, "liblxc": "system"}}))
+    assert "ExecStart=/srv/Xq7/lxd-5.0.2/bin/lxd" in system
+    assert "LXD_LXC" not in system

@@ -175,3 +175,14 @@ def test_a_site_survives_json() -> None:
 def test_the_digest_is_of_the_values(tmp_path: Path) -> None:
     assert load(tmp_path, example()).digest == load_site().digest  # comments and layout do not count
     assert load(tmp_path, put(example(), ("times", "grace_s"), 8)).digest != load_site().digest
+
+
+def test_an_artifact_and_a_path_of_lxd_exclude_each_other(tmp_path: Path) -> None:
+    """And a site with an artifact survives the way through JSON, as every lab's does."""
+    data = put(example(), ("programs",), {"artifact": {"spec": "lxd-5.0.2"}})
+    site = load(tmp_path, data)
+    assert site.programs.daemon == "/opt/hapair/lxd-5.0.2/bin/lxd"
+    assert Site.model_validate(site.model_dump(mode="json")) == site
+    data["programs"]["lxd"] = "/usr/local/bin/lxd"
+    with pytest.raises(BadInput, match=r"site.yaml:\d+: programs: give either lxd or artifact"):
+        load(tmp_path, data)
