@@ -26,6 +26,7 @@ BUILDER = 1  # raise it when this module builds something else from the same inp
 SOURCE = paths.PROJECT / "hostfiles" / "lab"
 THIRD_INIT = "/usr/lib/hapair-lab/third-init"
 CONTROL = "usr/lib/hapair-lab/control.py"
+PROXY = "usr/lib/hapair-lab/proxy.py"
 EPOCH_S = 1686355200  # the release of Debian 12, 2023-06-10: the time of every file of ours
 IMAGE_BYTES = 1 << 30  # the tree takes a quarter of it; holes cost nothing
 TEMPORARY_BYTES = 900 << 20  # the tree, package lists and packages while they are being installed
@@ -126,6 +127,7 @@ def entries(source: Path = SOURCE) -> list[Entry]:
         *tree(source / "root", PurePosixPath()),
         *tree(source / "writer", PurePosixPath("usr/share/hapair-lab/writer")),
         Entry(PurePosixPath(CONTROL), (source / "control.py").read_bytes(), executable=True),
+        Entry(PurePosixPath(PROXY), (source / "proxy.py").read_bytes(), executable=True),
     ]
     found.extend(masks(source / "masked"))
     return sorted(found, key=lambda entry: entry.path)

@@ -71,6 +71,7 @@ CHANGES: dict[str, Change] = {
     "a link": lambda top: relink(top / "root/etc/tmpfiles.d/tmp.conf", "/etc/hosts"),
     "the writer": lambda top: (top / "writer/rootfs/www/cgi-bin/id").write_text("#!/bin/sh\n"),
     "the control agent": lambda top: (top / "control.py").write_text("#!/usr/bin/python3\n"),
+    "the proxy": lambda top: (top / "proxy.py").write_text("#!/usr/bin/python3\n"),
 }
 
 
