@@ -65,6 +65,14 @@ def unit(session: nox.Session) -> None:
     _run(session, "pytest", "--numprocesses=auto", "--junitxml=out/junit-unit.xml", "tests/unit", *session.posargs)
 
 
+@nox.session(default=False)
+def conformance(session: nox.Session) -> None:
+    """Every fence backend against a real store and a network that fails; HAPAIR_RACES=10000 for the long race."""
+    # The SDKs leave their connections to the garbage collector.
+    silent = ("-W", "ignore::ResourceWarning", "-W", "ignore::pytest.PytestUnraisableExceptionWarning")
+    _run(session, "pytest", *silent, "--junitxml=out/junit-conformance.xml", "tests/conformance", *session.posargs)
+
+
 @nox.session(tags=["lab", "slow"])
 def failover(session: nox.Session) -> None:
     """Failover scenarios on two real nodes, every invariant audited after each."""

@@ -132,4 +132,6 @@ def _text(asked: str, bad: Exception) -> str:
         return f"{asked}: {bad}"
     if isinstance(bad, auth_exceptions.RefreshError):
         return f"{asked}: no access token is given for these credentials; is the key still valid, and this clock right?"
+    if isinstance(bad, auth_exceptions.InvalidOperation):
+        return refusal(asked, 401)  # it wants credentials, and there are none
     return f"{asked}: {type(bad).__name__}"
