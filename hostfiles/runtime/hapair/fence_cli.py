@@ -1,4 +1,7 @@
-"""`drbd-fence lock|unlock|status|init RESOURCE`: the recipe's words and exit codes, on the conditional lock."""
+"""`drbd-fence lock|unlock|status|init RESOURCE`: the recipe's words and exit codes, on the conditional lock.
+
+`drbd-fence steal` is in `override`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from hapair.paths import Paths
 from hapair.say import complain, say
 from hapair.status import lock_fields
 
-USAGE = "usage: drbd-fence lock|unlock|status|init RESOURCE"
+USAGE = "usage: drbd-fence lock|unlock|status|init RESOURCE, or drbd-fence steal --help"
 
 
 def main(argv: Sequence[str], paths: Paths | None = None) -> int:
@@ -25,6 +28,10 @@ def main(argv: Sequence[str], paths: Paths | None = None) -> int:
         "status": _status,
         "init": _init,
     }
+    if argv[:1] == ["steal"]:
+        from hapair import override  # noqa: PLC0415 - the other words need none of it
+
+        return override.main(argv[1:], paths)
     if len(argv) != 2 or argv[0] not in commands:
         return complain(USAGE, 2)
     try:

@@ -89,7 +89,7 @@ class Fence:
         def change(before: LockRecord) -> LockRecord | None:
             if lock.closed_to(before, self.me):
                 return None
-            return self._solo(before, self.me, attempt, reason)
+            return self._after(before, LockState.SOLO, self.me, attempt, reason)
 
         attempt = _nonce()
         return self._change(change, guard, until)
@@ -101,8 +101,8 @@ class Fence:
             if lock.closed_to(before, self.me):
                 return None
             if lock.held_by(before, self.me):
-                return self._solo(before, self.me, attempt, "promotion")
-            return self._shared(before, attempt, "promotion")
+                return self._after(before, LockState.SOLO, self.me, attempt, "promotion")
+            return self._after(before, LockState.SHARED, self.me, attempt, "promotion")
 
         attempt = _nonce()
         return self._change(change, no_guard)
@@ -115,7 +115,7 @@ class Fence:
                 return before
             if not lock.held_by(before, self.me) or before.writer != self.me:
                 return None
-            return self._shared(before, attempt, "released: both replicas are current")
+            return self._after(before, LockState.SHARED, self.me, attempt, "released: both are current")
 
         attempt = _nonce()
         return self._change(change, guard)
@@ -129,10 +129,47 @@ class Fence:
         def change(before: LockRecord) -> LockRecord | None:
             if before.state is LockState.STEALING:
                 return None
-            return self._solo(before, self.peer, attempt, "handed over")
+            return self._after(before, LockState.SOLO, self.peer, attempt, "handed over")
 
         attempt = _nonce()
         return self._change(change, guard)
+
+    def begin_override(self, epoch: int, owner: str, guard: Guard, reason: str) -> Answer:
+        """F8: the version `epoch`, which names `owner` (uuid) → STEALING. From then on nobody can take the lock.
+
+        An override that broke off is taken up the same way. HELD carries the version to hand to `end_override`.
+        """
+
+        def change(before: LockRecord) -> LockRecord | None:
+            if (before.epoch, before.owner) != (epoch, owner) or not lock.closed_to(before, self.me):
+                return None
+            return self._after(before, LockState.STEALING, before.owner, attempt, reason)
+
+        attempt = _nonce()
+        return self._change(change, guard)
+
+    def end_override(self, stealing: LockRecord, guard: Guard, reason: str) -> Answer:
+        """F8: the very version that `begin_override` wrote → SOLO of this node; REFUSED once another stands there."""
+
+        def change(before: LockRecord) -> LockRecord | None:
+            if before.attempt_id != stealing.attempt_id:
+                return None
+            return self._after(before, LockState.SOLO, self.me, attempt, reason)
+
+        attempt = _nonce()
+        return self._change(change, guard)
+
+    def undo_override(self, epoch: int, reason: str) -> Answer:
+        """F8: the STEALING version `epoch` → state and owner as they were before it; nobody wrote data under it."""
+
+        def change(before: LockRecord) -> LockRecord | None:
+            former = next((one for one in reversed(before.history) if one.state is not LockState.STEALING), None)
+            if (before.epoch, before.state) != (epoch, LockState.STEALING) or former is None:
+                return None
+            return self._after(before, former.state, former.owner, attempt, reason)
+
+        attempt = _nonce()
+        return self._change(change, no_guard)
 
     def create(self, guard: Guard) -> Answer:
         """Write the first version, SHARED; only where there is no object. An object that exists is REFUSED."""
@@ -189,11 +226,9 @@ class Fence:
         finally:
             os.close(fd)
 
-    def _solo(self, before: LockRecord, owner: str, attempt: str, reason: str) -> LockRecord:
-        return lock.solo(before, owner=owner, writer=self.me, attempt_id=attempt, time=time.time(), reason=reason)
-
-    def _shared(self, before: LockRecord, attempt: str, reason: str) -> LockRecord:
-        return lock.shared(before, writer=self.me, attempt_id=attempt, time=time.time(), reason=reason)
+    def _after(self, before: LockRecord, state: LockState, owner: str, attempt: str, reason: str) -> LockRecord:
+        now = time.time()
+        return lock.after(before, state, owner=owner, writer=self.me, attempt_id=attempt, time=now, reason=reason)
 
     def _change(self, change: Change, guard: Guard, until: float = math.inf) -> Answer:
         """Read, check, write on the version read; a write that lost to a newer version starts over."""

@@ -286,7 +286,7 @@ def test_drbd_fence_words_and_exit_codes(n1: Host, n2: Host, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out)["state"] == "SHARED"
 
 
-@pytest.mark.parametrize("argv", [[], ["lock"], ["steal", "r0"], ["lock", "r9"]])
+@pytest.mark.parametrize("argv", [[], ["lock"], ["seize", "r0"], ["lock", "r9"]])
 def test_drbd_fence_bad_input(n1: Host, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert fence_cli.main(argv, n1.paths) == 2
     assert capsys.readouterr().err

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from hapair import lock, rules
 from hapair.actions import Kind
+from hapair.fencing import Held, no_guard
 from hapair.guards import Guards
 from hapair.memory import Wish
-from hapair.states import Role
+from hapair.override import wait_s
+from hapair.states import Disk, Role
 
 from .model_store import Broken
-from .world import World
+from .world import TIMES, World
 
 WALKS = 25
 """Random walks of one test run; the model checker of a later issue explores further."""
@@ -166,6 +168,35 @@ def test_a_reconnection_voids_a_hand_over(world: World) -> None:
     world.notice()
     world.write()
     assert "fencing" in owner.suspended, "the time to hand over has passed, so its handler runs"
+
+
+def test_a_solo_owner_whose_lock_is_stolen_removes_itself_before_the_thief_may_serve(world: World) -> None:
+    """F8: the owner reads the lock every T_watch; the override waits longer than that."""
+    world.link = False
+    world.settle(12)
+    assert world.serving() == ["n1"]
+    owner, thief = world.nodes["n1"], world.nodes["n2"]
+    stealing = thief.fence.begin_override(world.store.record.epoch, "uuid-n1", no_guard, "test").record
+    assert stealing is not None
+    world.settle(wait_s(TIMES))
+    assert owner.removed == 1
+    assert world.serving() == []
+    assert thief.fence.end_override(stealing, no_guard, "test").held is Held.HELD
+    thief.disk, thief.outdated = Disk.UP_TO_DATE, False
+    owner.start_agent()
+    world.settle(20)
+    world.write()
+    assert world.serving() == ["n2"], "and the old owner, back again, does not serve"
+
+
+def test_a_solo_owner_that_is_cut_off_from_the_store_too_serves_on(world: World) -> None:
+    """The stated exception to I2: such an owner cannot see that it was overridden."""
+    world.link = False
+    world.settle(12)
+    world.store.down = True
+    world.settle(wait_s(TIMES))
+    assert world.nodes["n1"].removed == 0
+    assert world.serving() == ["n1"]
 
 
 def test_solo_owner_crashes_and_returns_alone(world: World) -> None:
