@@ -6,11 +6,11 @@ import contextlib
 import os
 import time
 
-from hapair import fence_peer
+from hapair import disk_error, fence_peer
 from hapair.config import BadConfig, load
 from hapair.decisions import DecisionLog
 from hapair.fence.site import fence_of
-from hapair.fencing import replace_file
+from hapair.fencing import Fence, replace_file
 from hapair.guards import Guards
 from hapair.paths import Paths
 from hapair.removal import Remover
@@ -27,10 +27,7 @@ def run(name: str, resource: str, began: float, paths: Paths | None = None) -> i
     if name == "fence-peer":
         return _fence(resource, began, paths, log, remover)
     if name == "local-io-error":
-        # F4: the mark first, and on the disk, so that this replica never claims after the restart.
-        with contextlib.suppress(OSError):
-            replace_file(paths.tombstone(resource), b"local-io-error", durable=True)
-        remover.remove(resource, "F4", "the local disk failed")
+        _disk_failed(resource, paths, log, remover)
     elif name == "pri-on-incon-degr":
         remover.remove(resource, "F5", "Primary without any current data")
     elif name == "split-brain":
@@ -40,6 +37,33 @@ def run(name: str, resource: str, began: float, paths: Paths | None = None) -> i
         log.add(resource, rule="F12", action="alert", outcome="split brain", why="DRBD found diverged replicas")
     log.drain(LOG_LIMIT_S)
     return DONE
+
+
+def _disk_failed(resource: str, paths: Paths, log: DecisionLog, remover: Remover) -> None:
+    """F4: the mark first, and on the disk, so that this replica never claims after a restart."""
+    try:
+        replace_file(paths.tombstone(resource), b"local-io-error", durable=True)
+    except OSError as bad:
+        remover.remove(resource, "F4", f"the local disk failed, and no tombstone can be written: {bad}")
+        return
+    _alert(f"hapair: a disk of {resource} failed: replace it; it claims nothing until `hapair clear-tombstone`")
+    try:
+        fence, guards = _parts(resource, paths)
+    except (BadConfig, KeyError, ValueError) as bad:
+        remover.remove(resource, "F4", f"the local disk failed; configuration: {bad}")
+        return
+    done = disk_error.decide(fence, guards, lambda rule, why: remover.remove(resource, rule, why))
+    log.add(resource, rule="F4", action="local-io-error", outcome="tombstone written", why=done)
+
+
+def _parts(resource: str, paths: Paths) -> tuple[Fence, Guards]:
+    """Return the resource's lock and what objects to a change of it.
+
+    Raises:
+        BadConfig, KeyError, ValueError: the configuration does not know it.
+    """
+    config = load(paths.config)
+    return fence_of(config, resource, paths), Guards(paths, resource, config.resources[resource].minor)
 
 
 def _fence(resource: str, began: float, paths: Paths, log: DecisionLog, remover: Remover) -> int:

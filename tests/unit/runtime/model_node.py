@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hapair import fence_peer, policy
+from hapair import disk_error, fence_peer, policy
 from hapair.actions import LOCK_KINDS, SERVICE_KINDS, Action, Kind, Outcome, Verdict
 from hapair.executor import VERDICTS
-from hapair.fencing import Answer, Fence, Held
+from hapair.fencing import Answer, Fence, Held, replace_file
 from hapair.guards import Guards
 from hapair.lock import LockState
 from hapair.memory import Memory, Wish, answered, begin, settled, wished
@@ -131,6 +131,7 @@ class Node:
             complete=True,
             kernel=self.kernel(),
             note=self.fence.note(),
+            tombstone=self.paths.tombstone("r0").exists(),
             mounted=self.mounted,
             lxd_active=self.lxd_active,
             control_busy=self.control.busy,
@@ -214,7 +215,7 @@ class Node:
             Kind.RESUME_IO: self._resume,
             Kind.FORCE_DISCONNECT: self._force_disconnect,
             Kind.DOWN: self._down,
-            Kind.TOMBSTONE: lambda: True,
+            Kind.TOMBSTONE: self._mark,
             Kind.PROBE: lambda: True,
             Kind.START: self._start,
             Kind.STOP: self._stop,
@@ -363,6 +364,26 @@ class Node:
             self.suspended.add("fencing")
             self.helper = Helper(True)
 
+    def _mark(self) -> bool:
+        replace_file(self.paths.tombstone("r0"), b"", durable=False)
+        return True
+
+    def disk_fails(self) -> None:
+        """The disk fails: the kernel calls the handler, then tells the peer. After a boot the old data is back."""
+        if not self.up or not self.drbd_up:
+            return
+        self.disk = Disk.FAILED
+        self._mark()
+        self.start_fence_if_needed()
+        self.world.say(f"{self.name} disk failed: {disk_error.decide(self.fence, self._guards(), self.remove)}")
+        if not self.drbd_up:
+            return
+        self.disk = Disk.DISKLESS
+        if self.connection is Connection.CONNECTED and self.world.link and self.peer.up:
+            self.peer.peer_disk = Disk.DISKLESS
+            # The replica that goes on alone starts a data generation, whoever is Primary.
+            self.peer._new_generation()
+
     def handler_runs(self) -> None:
         """The fence-peer handler of a frozen Primary comes to its end."""
         if not self.up or self.helper is None or not self.helper.running or "fencing" not in self.suspended:
@@ -375,7 +396,13 @@ class Node:
         """The container writes: acknowledged at once, or blocked."""
         if not (self.up and self.role is Role.PRIMARY and self.mounted) or self.suspended:
             return
-        self.data.add(number)
+        if self.disk is not Disk.DISKLESS:
+            self.data.add(number)
+        elif self.connection is not Connection.CONNECTED:
+            return
+        if self.connection is Connection.CONNECTED and self.peer_disk is Disk.DISKLESS:
+            self._acknowledge({number})
+            return
         if self.connection is Connection.CONNECTED and self.peer_disk is not Disk.INCONSISTENT:
             if not self.world.link or not self.peer.up:
                 self.unconfirmed.add(number)

@@ -104,9 +104,61 @@ def test_without_configuration_io_stays_frozen(n1: Host) -> None:
     assert fence_peer(n1) == 1
 
 
-def test_a_failed_disk_leaves_a_tombstone_and_removes_the_node(n1: Host) -> None:
-    assert direct.run("local-io-error", "r0", time.monotonic(), n1.paths) == 0
+def disk_fails(host: Host) -> int:
+    return direct.run("local-io-error", "r0", time.monotonic(), host.paths)
+
+
+def test_a_failed_disk_of_a_primary_hands_the_lock_over(lock: Fence, n1: Host) -> None:
+    n1.together("Primary")
+    assert disk_fails(n1) == 0
     assert n1.paths.tombstone("r0").exists()
+    record = lock.read().record
+    assert record is not None
+    assert (record.state, record.owner, record.writer) == (LockState.SOLO, "uuid-n2", "uuid-n1")
+    assert not n1.removed
+    assert n1.decisions()[-1]["why"] == "handed the lock over, epoch 2"
+
+
+def test_a_failed_disk_of_a_lone_primary_keeps_the_lock_and_removes_the_node(lock: Fence, n1: Host) -> None:
+    n1.alone("Primary")
+    lock.take()
+    assert disk_fails(n1) == 0
+    assert n1.paths.tombstone("r0").exists()
+    record = lock.read().record
+    assert record is not None
+    assert record.owner == "uuid-n1"
+    assert n1.removed
+
+
+def test_a_failed_disk_without_a_store_removes_the_primary(n1: Host) -> None:
+    n1.together("Primary")
+    assert disk_fails(n1) == 0
+    assert n1.paths.tombstone("r0").exists()
+    assert n1.removed
+
+
+def test_a_failed_disk_of_a_secondary_leaves_a_tombstone_and_returns(lock: Fence, n2: Host) -> None:
+    began = time.monotonic()
+    assert disk_fails(n2) == 0
+    assert time.monotonic() - began < 0.5
+    assert n2.paths.tombstone("r0").exists()
+    assert not n2.removed
+    record = lock.read().record
+    assert record is not None
+    assert record.state is LockState.SHARED
+
+
+@pytest.mark.parametrize("missing", ["proc", "config", "state"])
+def test_a_failed_disk_and_nothing_to_rely_on_removes_the_node(n1: Host, missing: str) -> None:
+    n1.together("Primary")
+    if missing == "proc":
+        n1.paths.proc_drbd.unlink()
+    elif missing == "config":
+        n1.paths.config.unlink()
+    else:
+        n1.paths.state.rmdir()
+        n1.paths.state.write_text("a file where a folder should be")
+    assert disk_fails(n1) == 0
     assert n1.removed
 
 

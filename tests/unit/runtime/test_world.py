@@ -199,6 +199,88 @@ def test_a_solo_owner_that_is_cut_off_from_the_store_too_serves_on(world: World)
     assert world.serving() == ["n1"]
 
 
+def test_the_standbys_disk_fails_both_crash_and_it_revives_alone(world: World) -> None:
+    """F4, scenario 18: the disk is back with old data, and looks Consistent."""
+    world.nodes["n2"].disk_fails()
+    world.settle(1)
+    world.write()
+    assert world.serving() == ["n1"]
+    assert world.store.record.state.value == "SOLO"
+    for node in world.nodes.values():
+        node.power_off()
+    world.nodes["n2"].power_on()
+    world.nodes["n2"].start_agent()
+    world.settle(30)
+    assert world.serving() == []
+    assert world.nodes["n2"].disk is Disk.CONSISTENT
+    assert "this disk failed once" in world.nodes["n2"].memory.waiting
+
+
+def test_the_disk_fails_and_both_crash_before_the_primary_took_the_lock(world: World) -> None:
+    """F4: the window of one round trip; the lock is SHARED still, only the tombstone keeps the old data back."""
+    world.nodes["n2"].disk_fails()
+    for node in world.nodes.values():
+        node.power_off()
+    assert world.store.record.state.value == "SHARED"
+    world.nodes["n2"].power_on()
+    world.nodes["n2"].start_agent()
+    world.settle(30)
+    assert world.serving() == []
+
+
+def test_the_primarys_disk_fails_while_connected(world: World) -> None:
+    """F4: the lock goes to the peer before the peer is told; this node steps down, and never claims again."""
+    world.nodes["n1"].disk_fails()
+    assert world.store.record.owner == "uuid-n2"
+    world.write()
+    world.settle(8)
+    assert world.serving() == ["n2"]
+    assert world.nodes["n1"].removed == 0
+    world.write()
+    for node in world.nodes.values():
+        node.power_off()
+    world.nodes["n1"].power_on()
+    world.nodes["n1"].start_agent()
+    world.settle(30)
+    assert world.serving() == []
+
+
+@pytest.mark.parametrize("store_down", [False, True])
+def test_the_disk_of_a_lone_primary_fails(world: World, store_down: bool) -> None:
+    """F4: nobody else has the data, so the lock stays; the node is removed, and the stale peer does not serve."""
+    world.nodes["n2"].power_off()
+    world.settle(5)
+    world.write()
+    world.store.down = store_down
+    world.nodes["n1"].disk_fails()
+    assert world.nodes["n1"].removed == 1
+    world.nodes["n2"].power_on()
+    world.store.down = False
+    world.nodes["n2"].start_agent()
+    world.link = False
+    world.settle(30)
+    assert world.serving() == []
+    assert world.store.record.owner == "uuid-n1"
+
+
+def test_the_primarys_disk_fails_and_the_store_is_away(world: World) -> None:
+    """F4: the lock could not be handed over, so the node goes; the peer takes over after T_grace."""
+    world.store.down = True
+    world.nodes["n1"].disk_fails()
+    assert world.nodes["n1"].removed == 1
+    world.store.down = False
+    world.settle(15)
+    assert world.serving() == ["n2"]
+
+
+def test_a_diskless_primary_that_loses_its_peer_removes_itself(world: World) -> None:
+    """F5: no handler is called for it; what it serves is garbage."""
+    world.nodes["n1"].disk_fails()
+    world.link = False
+    world.settle(3)
+    assert world.nodes["n1"].removed == 1
+
+
 def test_solo_owner_crashes_and_returns_alone(world: World) -> None:
     world.nodes["n2"].power_off()
     world.settle(5)
