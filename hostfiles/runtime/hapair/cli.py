@@ -1,4 +1,4 @@
-"""`hapair SUBCOMMAND`: the agent, the departure, the status, the store, and the end of a tombstone."""
+"""`hapair SUBCOMMAND`: the agent, the departure, what people want to know, and what only people may decide."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Dict, Sequence
 
-from hapair import agent, server, status, store
+from hapair import agent, explain, server, split_brain, status, store
 from hapair.config import BadConfig, Config, load
 from hapair.fence.base import BadStore
 from hapair.fence.site import open_store
@@ -30,13 +30,18 @@ def main(argv: Sequence[str], paths: Paths | None = None) -> int:
         config = load(paths.config)
     except BadConfig as bad:
         return complain(str(bad), 2)
-    if given.command == "agent":
-        return _agent(config, paths)
-    if given.command == "leave":
-        return _leave(config, paths)
-    if given.command == "status":
-        return _status(paths, as_json=given.json)
-    return _clear_tombstone(config, paths, given.resource)
+    resource = getattr(given, "resource", None)
+    if resource is not None and resource not in config.resources:
+        return complain(f"no such resource: {resource}; this site has {', '.join(config.resources)}", 2)
+    commands: Dict[str, Callable[[], int]] = {
+        "agent": lambda: _agent(config, paths),
+        "leave": lambda: _leave(config, paths),
+        "status": lambda: _status(paths, as_json=given.json),
+        "explain": lambda: _explain(paths, given.resource, given.n),
+        "recover-split-brain": lambda: _recover(config, paths, given),
+        "clear-tombstone": lambda: _clear_tombstone(config, paths, given.resource),
+    }
+    return commands[given.command]()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,6 +56,15 @@ def _parser() -> argparse.ArgumentParser:
     served.add_argument("--folder", required=True, metavar="DIR", help="where the locks and the request log are kept")
     cleared = commands.add_parser("clear-tombstone", help="let a disk that failed once claim again")
     cleared.add_argument("resource")
+    explained = commands.add_parser("explain", help="the last decisions, with their rules and why")
+    explained.add_argument("resource")
+    explained.add_argument("-n", type=int, default=20, metavar="COUNT", help="how many (20)")
+    recovered = commands.add_parser("recover-split-brain", help="discard one replica's changes, after saving them")
+    recovered.add_argument("resource")
+    recovered.add_argument("--victim", required=True, metavar="NODE", help="whose changes are discarded")
+    recovered.add_argument("--dry-run", action="store_true", help="only show what this side has")
+    recovered.add_argument("--confirm", metavar="NODE", help="the victim's name once more, where nobody can be asked")
+    recovered.add_argument("--save", metavar="DIR", help="where the copy goes (/var/lib/hapair/discarded)")
     return parser
 
 
@@ -110,10 +124,25 @@ def _store(listen: str, folder: Path) -> int:
     return 0
 
 
+def _explain(paths: Paths, resource: str, count: int) -> int:
+    try:
+        entries = explain.last_decisions(paths.decisions, resource, max(1, count))
+    except OSError as bad:
+        return complain(f"{paths.decisions}: {bad.strerror}", 1)
+    say(explain.text(entries) if entries else f"{resource}: nothing was decided yet")
+    return 0
+
+
+def _recover(config: Config, paths: Paths, given: argparse.Namespace) -> int:
+    if given.victim not in (config.node, config.peer):
+        return complain(f"--victim {given.victim}: the nodes are {config.node} and {config.peer}", 2)
+    folder = Path(given.save) if given.save else paths.state / "discarded"
+    recovery = split_brain.Recovery(config, paths, given.resource, given.victim)
+    return split_brain.run(recovery, folder=folder, confirm=given.confirm, dry_run=given.dry_run)
+
+
 def _clear_tombstone(config: Config, paths: Paths, resource: str) -> int:
     """F4: the disk may claim again once it was synchronised in full: Connected, both sides UpToDate."""
-    if resource not in config.resources:
-        return complain(f"no such resource: {resource}; this site has {', '.join(config.resources)}", 2)
     mark = paths.tombstone(resource)
     if not mark.exists():
         say(f"{resource}: there is no tombstone")

@@ -17,6 +17,7 @@ KINDS = ("exists", "create", "change", "rename", "destroy", "call", "response")
 OBJECTS = ("resource", "connection", "device", "peer-device", "path", "helper")
 HANDSHAKE = ("StartingSyncS", "StartingSyncT", "WFBitMapS", "WFBitMapT", "WFSyncUUID", "Ahead", "Behind")
 PROC_LINE = re.compile(r"^\s*(\d+): cs:(\S+)(?: ro:(\S+?)/(\S+) ds:(\S+?)/(\S+))?")
+OUT_OF_SYNC = re.compile(r"\boos:(\d+)")
 E = TypeVar("E", bound=Enum)
 
 
@@ -181,6 +182,19 @@ def parse_proc(text: str) -> Dict[int, Kernel]:
             ),
         )
     return found
+
+
+def out_of_sync_kib(text: str, minor: int) -> int | None:
+    """Return how much of a minor's data /proc/drbd marks as different from the peer's (oos, KiB); None: not told."""
+    here = False
+    for line in text.splitlines():
+        match = PROC_LINE.match(line)
+        if match is not None:
+            here = int(match.group(1)) == minor
+        counter = OUT_OF_SYNC.search(line)
+        if here and counter is not None:
+            return int(counter.group(1))
+    return None
 
 
 def _proc_connection(state: str) -> Tuple[Connection, Replication]:
