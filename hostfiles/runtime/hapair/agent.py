@@ -12,12 +12,13 @@ import os
 import queue
 import select
 import signal
+import sys
 import threading
 import time
 from dataclasses import replace
 from typing import Any, Callable
 
-from hapair import notify, policy, proc
+from hapair import notify, policy, preflight, proc
 from hapair.actions import LOCK_KINDS, SERVICE_KINDS, Action, Kind, Outcome, Verdict
 from hapair.arp import announce
 from hapair.config import Config, Resource
@@ -26,7 +27,7 @@ from hapair.events import BadLine, World, apply, parse
 from hapair.executor import Executor
 from hapair.fence.site import fence_of
 from hapair.guards import Guards
-from hapair.memory import Memory, Wish, answered, begin, settled, wished
+from hapair.memory import RETRY_S, Memory, Wish, answered, begin, settled, wished
 from hapair.paths import Paths
 from hapair.removal import Remover
 from hapair.server import Request, Server
@@ -82,6 +83,38 @@ class Lane(threading.Thread):
             return Outcome(action, Verdict.FAILED, began, f"{type(bug).__name__}: {bug}")
 
 
+class Checked:
+    """F11's cheap part, looked at again whenever a file of DRBD's configuration changes, and while it is refused."""
+
+    def __init__(self, config: Config, resource: str, paths: Paths, post: Post) -> None:
+        self._config, self._resource, self._paths, self._post = config, resource, paths, post
+        self._signature: object = None
+        self._text = "F11: the configuration is being looked at"
+        self._running = False
+        self._again_at = 0.0
+
+    def refused(self) -> str:
+        """Return what is wrong, as far as known; a look that is due begins in a thread of its own."""
+        signature = preflight.signature(self._paths)
+        due = signature != self._signature or (self._text and time.monotonic() >= self._again_at)
+        if due and not self._running:
+            self._signature, self._running = signature, True
+            threading.Thread(target=self._look, name=f"{self._resource}-preflight", daemon=True).start()
+        return self._text
+
+    def _look(self) -> None:
+        try:
+            text = "; ".join(one.line() for one in preflight.cheap(self._config, self._resource, self._paths))
+        except preflight.Unreadable as bad:
+            # drbdadm cannot bring up or promote what it cannot read: then its own words are the better ones.
+            sys.stderr.write(f"preflight of {self._resource}: {bad}\n")
+            text = ""
+        self._post(lambda: self._seen(text))
+
+    def _seen(self, text: str) -> None:
+        self._text, self._running, self._again_at = text, False, time.monotonic() + RETRY_S
+
+
 class Unit:
     """One resource under the agent's care."""
 
@@ -97,6 +130,7 @@ class Unit:
         self.kernel: Kernel | None = None
         self._post = post
         self._said: tuple[object, ...] = ()
+        self.checked = Checked(config, resource.name, paths, post)
         executor = Executor(resource.name, self.fence, self.guards, self.services, paths)
         self.control = Lane(f"{resource.name}-control", executor, self._told, self._control_idle)
         self.serving = Lane(f"{resource.name}-services", executor, self._told, self._services_idle)
@@ -112,6 +146,7 @@ class Unit:
             note=self.fence.note(),
             tombstone=self.paths.tombstone(self.resource.name).exists(),
             split_brain=self.paths.split_brain(self.resource.name).exists(),
+            refused=self.checked.refused(),
             mounted=self.services.mounted(),
             lxd_active=self.lxd_active,
             control_busy=self.control.busy,

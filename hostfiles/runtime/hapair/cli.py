@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Callable, Dict, Sequence
 
-from hapair import agent, explain, server, split_brain, status, store
+from hapair import agent, explain, preflight, server, split_brain, status, store
 from hapair.config import BadConfig, Config, load
 from hapair.fence.base import BadStore
 from hapair.fence.site import open_store
@@ -39,6 +39,7 @@ def main(argv: Sequence[str], paths: Paths | None = None) -> int:
         "status": lambda: _status(paths, as_json=given.json),
         "explain": lambda: _explain(paths, given.resource, given.n),
         "recover-split-brain": lambda: _recover(config, paths, given),
+        "preflight": lambda: _preflight(config, paths, given),
         "clear-tombstone": lambda: _clear_tombstone(config, paths, given.resource),
     }
     return commands[given.command]()
@@ -59,6 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     explained = commands.add_parser("explain", help="the last decisions, with their rules and why")
     explained.add_argument("resource")
     explained.add_argument("-n", type=int, default=20, metavar="COUNT", help="how many (20)")
+    checked = commands.add_parser("preflight", help="is everything as the protocol needs it? (rule F11)")
+    checked.add_argument("resource", nargs="?")
+    checked.add_argument("--json", action="store_true", help="as JSON, with fingerprints for --compare")
+    checked.add_argument("--compare", metavar="FILE", help="the other node's --json: what must be the same there")
     recovered = commands.add_parser("recover-split-brain", help="discard one replica's changes, after saving them")
     recovered.add_argument("resource")
     recovered.add_argument("--victim", required=True, metavar="NODE", help="whose changes are discarded")
@@ -131,6 +136,12 @@ def _explain(paths: Paths, resource: str, count: int) -> int:
         return complain(f"{paths.decisions}: {bad.strerror}", 1)
     say(explain.text(entries) if entries else f"{resource}: nothing was decided yet")
     return 0
+
+
+def _preflight(config: Config, paths: Paths, given: argparse.Namespace) -> int:
+    names = (given.resource,) if given.resource else tuple(config.resources)
+    compare = Path(given.compare) if given.compare else None
+    return preflight.run(config, paths, names, as_json=given.json, compare=compare)
 
 
 def _recover(config: Config, paths: Paths, given: argparse.Namespace) -> int:

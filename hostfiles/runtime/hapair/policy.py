@@ -12,7 +12,7 @@ from typing import Tuple
 
 from hapair import rules
 from hapair.actions import Action, Kind
-from hapair.memory import Memory, Wish, looked
+from hapair.memory import RETRY_S, Memory, Wish, looked
 from hapair.rules import Look, Reaction
 from hapair.states import Observation, Role, Settings
 
@@ -85,6 +85,9 @@ def _absent(seen: Observation, memory: Memory, now: float) -> Decision:
         return (), _remember(replace(memory, left=True), (Reaction("F3", "has left"),), now)
     if seen.control_busy:
         return (), memory
+    if seen.refused:
+        wait = Reaction("F11", seen.refused, wake_at=now + RETRY_S)
+        return (), _remember(memory, (wait,), now)
     if now < memory.retry_at:
         return (), _remember(memory, (Reaction("up", "tries again to bring DRBD up", wake_at=memory.retry_at),), now)
     up = Reaction("up", "DRBD does not know the resource", ((Kind.UP, rules.DRBD_LIMIT_S),))

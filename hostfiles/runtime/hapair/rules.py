@@ -11,7 +11,7 @@ from typing import Callable, Optional, Tuple
 
 from hapair.actions import Action, Kind
 from hapair.lock import LockRecord, LockState, closed_to, held_by
-from hapair.memory import Memory, Wish
+from hapair.memory import RETRY_S, Memory, Wish
 from hapair.states import Connection, Disk, Kernel, Observation, Role, Settings
 
 PREFERRED_WAIT_S = 3.0
@@ -299,19 +299,29 @@ def promote(look: Look) -> Reaction | None:
 
 
 def _barrier(look: Look) -> Reaction | None:
-    """What forbids promotion whatever the lock says: the peer serves, a person, a bad disk (F4, F5), half a stop."""
+    """What forbids promotion whatever the lock says: the peer serves, a person, settings (F11), the disk (F4, F5)."""
     kernel, peer = look.kernel, look.site.peer_name
     if kernel.connected and kernel.peer_role is Role.PRIMARY:
         return Reaction("standby", f"{peer} is Primary")
     if look.memory.held:
         return Reaction("held", f"demoted by hand: until {peer} serves, or `{look.site.resource} primary`")
-    if look.seen.tombstone:
-        return Reaction("F4", "this disk failed once: it never claims until the tombstone is cleared")
-    if not kernel.claimable:
-        states = ", ".join(volume.disk.value for volume in kernel.volumes) or "no disk"
-        return Reaction("F5", f"own data is not good enough ({states}): waits for {peer}")
+    if look.seen.refused:
+        return Reaction("F11", look.seen.refused, wake_at=look.now + RETRY_S)
+    bad_disk = _bad_disk(look)
+    if bad_disk is not None:
+        return bad_disk
     if not look.stopped:
         return Reaction("services", "services of this Secondary stop first")
+    return None
+
+
+def _bad_disk(look: Look) -> Reaction | None:
+    """F4, F5: a replica that failed once, or is not whole and current, is never promoted."""
+    if look.seen.tombstone:
+        return Reaction("F4", "this disk failed once: it never claims until the tombstone is cleared")
+    if not look.kernel.claimable:
+        states = ", ".join(volume.disk.value for volume in look.kernel.volumes) or "no disk"
+        return Reaction("F5", f"own data is not good enough ({states}): waits for {look.site.peer_name}")
     return None
 
 

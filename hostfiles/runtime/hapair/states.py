@@ -176,6 +176,7 @@ class Observation:
 
     `kernel` is None while the kernel does not know the resource; `complete` is False until a dump was read to its end.
     `note` is the confirmation of a SOLO lock of this node, kept since the boot (see `fencing`).
+    `refused` says what F11 forbids this node to serve with; empty when nothing does.
     `lxd_active` is None when nobody looked yet. `control_busy` and `services_busy` say that a worker still runs.
     """
 
@@ -184,6 +185,7 @@ class Observation:
     note: LockRecord | None = None
     tombstone: bool = False
     split_brain: bool = False
+    refused: str = ""
     mounted: bool = False
     lxd_active: bool | None = None
     control_busy: bool = False

@@ -34,6 +34,7 @@ def resource_status(config: Config, seen: Observation, memory: Memory, now: floa
         "solo_confirmed": seen.note.epoch if seen.note else None,
         "tombstone": seen.tombstone,
         "split_brain": seen.split_brain,
+        "refused": seen.refused,
         "held": memory.held,
         "paused": memory.paused,
         "request": memory.wish.value if memory.wish else None,
@@ -89,6 +90,8 @@ def text(status: dict[str, Any]) -> str:
         lines.append(
             f"  services: {services}" + (f"; I/O suspended ({', '.join(one['suspended'])})" if one["suspended"] else "")
         )
+        if one["refused"]:
+            lines.append(f"  refused: {one['refused']}")
         lines += [f"  {mark}" for mark in ("tombstone", "split_brain", "held", "paused") if one[mark]]
         if one["waiting"]:
             lines.append(f"  {one['rule']}: {one['waiting']} (for {one['since_s']:g} s)")

@@ -68,6 +68,8 @@ class Host:
         self.paths.sysrq.write_text("")
         (self.paths.proc / "self").mkdir()
         (self.paths.proc / "self/mountinfo").write_text("")
+        (self.paths.proc / "sys/kernel").mkdir(parents=True)
+        (self.paths.proc / "sys/kernel/hostname").write_text(f"{node}\n")
         self.together()
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .conftest import PROC_TOGETHER, Host
 
+SAMPLES = Path(__file__).parent / "samples"
 DRBDSETUP = """\
 #!/bin/sh
 exec tail -n +1 -F {state}/events 2>/dev/null
@@ -17,6 +18,7 @@ exec tail -n +1 -F {state}/events 2>/dev/null
 
 DRBDADM = """\
 #!/bin/sh
+[ "$1" = dump-xml ] && exec cat {state}/dump.xml
 echo "$*" >> {state}/drbdadm.log
 [ -e {state}/fail-$1 ] && {{ echo "$1 fails on demand"; exit 11; }}
 say() {{ echo "$*" >> {state}/events; }}
@@ -78,6 +80,7 @@ class Machine:
         self.bin.mkdir()
         self.events = self.state / "events"
         self.events.write_text("exists -\n")
+        (self.state / "dump.xml").write_text((SAMPLES / "dump.xml").read_text())
         places = {
             "state": self.state,
             "proc": host.paths.proc_drbd,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hapair import policy
 from hapair.actions import Action, Kind, Outcome, Verdict
 from hapair.memory import RETRY_S, Memory, Wish, answered, begin
-from hapair.states import Connection, Disk, Kernel, Observation, Settings, Times, Volume
+from hapair.states import Connection, Disk, Kernel, Observation, Replication, Role, Settings, Times, Volume
 
 SITE = Settings("r0", "uuid-n2", "uuid-n1", "n1", False, Times(3.0, 7.5, 2.0, 20.0, 60.0))
 DISKLESS = Observation(
@@ -48,3 +48,23 @@ def test_a_leaving_node_is_not_brought_up() -> None:
     memory = replace(after(Verdict.FAILED), wish=Wish.LEAVE, wish_at=2.0)
     actions, _ = policy.decide(SITE, DISKLESS, memory, 60.0)
     assert Kind.UP not in kinds(actions)
+
+
+def test_what_preflight_refuses_is_not_promoted() -> None:
+    """F11: a node that is up already, and would be the one to serve."""
+    both = Volume(0, Disk.UP_TO_DATE, Disk.UP_TO_DATE, Replication.ESTABLISHED)
+    together = Kernel("r0", connection=Connection.CONNECTED, peer_role=Role.SECONDARY, volumes=(both,))
+    seen = Observation(complete=True, kernel=together, refused="F11 fencing: must be another", lxd_active=False)
+    actions, memory = policy.decide(SITE, seen, begin(0.0), 60.0)
+    actions, memory = policy.decide(SITE, seen, memory, 120.0)
+    assert not {Kind.RECORD_PROMOTION, Kind.TAKE_SOLO, Kind.PROMOTE} & set(kinds(actions))
+    actions, _ = policy.decide(SITE, replace(seen, refused=""), memory, 120.0)
+    assert Kind.PROMOTE in kinds(actions)
+
+
+def test_it_says_what_is_refused() -> None:
+    lost = Kernel("r0", connection=Connection.CONNECTING, volumes=(Volume(0, Disk.CONSISTENT),))
+    seen = Observation(complete=True, kernel=lost, refused="F11 fencing: must be another", lxd_active=False)
+    _, memory = policy.decide(SITE, seen, begin(0.0), 60.0)
+    assert (memory.rule, memory.waiting) == ("F11", "F11 fencing: must be another")
+    assert memory.wake_at == 60.0 + RETRY_S
