@@ -23,10 +23,11 @@ from hapair.actions import LOCK_KINDS, SERVICE_KINDS, Action, Kind, Outcome, Ver
 from hapair.arp import announce
 from hapair.config import Config, Resource
 from hapair.decisions import DecisionLog
-from hapair.events import BadLine, World, apply, parse
+from hapair.events import BadLine, World, apply, parse, told_at
 from hapair.executor import Executor
 from hapair.fence.site import fence_of
 from hapair.guards import Guards
+from hapair.hooks import Hooks
 from hapair.memory import RETRY_S, Memory, Wish, answered, begin, settled, wished
 from hapair.paths import Paths
 from hapair.removal import Remover
@@ -40,6 +41,9 @@ RESTART_EVENTS_S = 0.3
 """Pause before a lost event stream is started again."""
 FALL_BACK_S = 1.0
 """How long the agent is blind before it reads /proc/drbd instead of the event stream, and how often."""
+LATE_S = 0.05
+"""From an event of DRBD to the decision: longer than this is told in the log."""
+LONGEST_LAG_S = 60.0
 LONGEST_PAUSE_MS = 3_600_000
 ANNOUNCE_PAUSE_S = 0.5
 ANNOUNCEMENTS = 20
@@ -134,6 +138,8 @@ class Unit:
         executor = Executor(resource.name, self.fence, self.guards, self.services, paths)
         self.control = Lane(f"{resource.name}-control", executor, self._told, self._control_idle)
         self.serving = Lane(f"{resource.name}-services", executor, self._told, self._services_idle)
+        self.hooks = Hooks(resource, paths, log)
+        self.hooks.start()
         self.control.start()
         self.serving.start()
 
@@ -231,6 +237,8 @@ class Agent:
         self.units = {name: Unit(config, one, paths, self.post, self.log) for name, one in config.resources.items()}
         self._tick_s = notify.watchdog_pause_s()
         self._tick_at = 0.0
+        self._told_at: float | None = None
+        self._lag_s = (0.0, 0.0)
 
     def post(self, call: Callable[[], None]) -> None:
         """Have `call` run in the deciding thread, soon."""
@@ -256,6 +264,7 @@ class Agent:
             while not self._stop:
                 self._follow(poll)
                 self._step()
+                self._timed()
                 if leave_only and all(unit.memory.left for unit in self.units.values()):
                     break
                 ready = dict(poll.poll(self._pause_ms()))
@@ -294,6 +303,7 @@ class Agent:
             "node": self._config.node,
             "peer": self._config.peer,
             "self_removal": self.remover.armed,
+            "event_to_decision_ms": {"last": round(self._lag_s[0] * 1000, 1), "worst": round(self._lag_s[1] * 1000, 1)},
             "resources": {
                 name: resource_status(self._config, unit.observe(*self._kernel(name)), unit.memory, time.monotonic())
                 for name, unit in self.units.items()
@@ -308,6 +318,8 @@ class Agent:
             now = time.monotonic()
             kernel, complete = self._kernel(name)
             seen = unit.observe(kernel, complete)
+            if complete:
+                unit.hooks.look(kernel)
             actions, unit.memory = policy.decide(unit.site, seen, unit.memory, now)
             removal = next((action for action in actions if action.kind is Kind.REMOVE_NODE), None)
             if removal is not None:
@@ -315,6 +327,19 @@ class Agent:
                 continue
             unit.dispatch(actions)
             self._answer_request(unit, unit.observe(kernel, complete), now)
+
+    def _timed(self) -> None:
+        """Measure how long ago drbdsetup told the event that was just decided upon; the aim is LATE_S at most."""
+        if self._told_at is None:
+            return
+        lag_s, self._told_at = time.time() - self._told_at, None
+        if not 0 <= lag_s < LONGEST_LAG_S:
+            # The clock was set meanwhile.
+            return
+        self._lag_s = (lag_s, max(lag_s, self._lag_s[1]))
+        if lag_s > LATE_S:
+            why = f"{lag_s * 1000:.0f} ms after DRBD told the event"
+            self.log.add("*", rule="events", action="decide", outcome="late", why=why, took_s=lag_s)
 
     def _answer_request(self, unit: Unit, seen: Observation, now: float) -> None:
         request, name = unit.request, unit.resource.name
@@ -364,6 +389,8 @@ class Agent:
         try:
             for raw in lines:
                 line = raw.decode(errors="replace")
+                if self._told_at is None:
+                    self._told_at = told_at(line)
                 self._events_log.line(line)
                 self._world = apply(self._world, parse(line))
             if not data:

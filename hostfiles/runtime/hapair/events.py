@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import Enum
 from typing import Dict, Mapping, Tuple, Type, TypeVar
 
@@ -63,6 +64,17 @@ def parse(line: str) -> Event:
     if "name" not in fields:
         raise BadLine(line)
     return Event(words[0], words[1], fields)
+
+
+def told_at(line: str) -> float | None:
+    """Return when drbdsetup told a line (--timestamps), in wall seconds; None without a stamp, and within a dump."""
+    words = line.split(maxsplit=2)
+    if len(words) < 2 or words[1] == "exists":
+        return None
+    try:
+        return datetime.fromisoformat(words[0]).timestamp()
+    except ValueError:
+        return None
 
 
 def apply(world: World, event: Event) -> World:

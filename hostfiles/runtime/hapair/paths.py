@@ -26,6 +26,11 @@ class Paths:
         return self.root / "usr/lib/hapair/sdk"
 
     @property
+    def hooks(self) -> Path:
+        """A person's scripts, called when a resource's state has changed."""
+        return self.root / "etc/hapair/hooks.d"
+
+    @property
     def run(self) -> Path:
         """Sockets, local locks and confirmations of this boot."""
         return self.root / "run/hapair"

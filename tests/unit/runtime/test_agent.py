@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -160,6 +162,18 @@ def test_a_lost_event_stream_is_dumped_again(running: Running) -> None:
     assert running.status()["volumes"] == [
         {"volume": 0, "disk": "UpToDate", "peer_disk": "Inconsistent", "replication": "SyncSource"}
     ]
+
+
+def test_a_late_decision_is_measured_and_told(running: Running) -> None:
+    long_ago = datetime.fromtimestamp(time.time() - 1.5, UTC).isoformat(timespec="microseconds")
+    running.machine.say(f"{long_ago} change resource name:r0 suspended:no\n")
+
+    def late() -> bool:
+        return any(line["outcome"] == "late" and line["rule"] == "events" for line in running.host.decisions())
+
+    running.until("it is told", late)
+    reply = next(server.ask(running.host.paths.socket, {"op": "status"}, 5.0))
+    assert 1500 <= reply["status"]["event_to_decision_ms"]["worst"] < 60_000
 
 
 def test_without_a_stream_proc_drbd_is_read(running: Running) -> None:
