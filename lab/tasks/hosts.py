@@ -46,7 +46,7 @@ def render(_context: Context, folder: str, site: str = str(EXAMPLE)) -> None:
 def sdk(_context: Context, kind: str, folder: str, python: str = "3.11", machine: str = "x86_64") -> None:
     """Get the SDK of a cloud fence store as a tree for nodes without pip; the last line is its path.
 
-    invoke hosts.sdk gcs|s3 FOLDER [--python 3.11] [--machine x86_64]
+    invoke hosts.sdk KIND FOLDER [--python 3.11] [--machine x86_64]
     """
     if folder.startswith("-"):
         raise BadInput(f"{folder} is no folder", "invoke --help hosts.sdk shows the options; ./NAME allows any name")
