@@ -101,3 +101,9 @@ def lock(session: nox.Session) -> None:
         *("--no-header", "--no-annotate", "--group=test", "--group=stores", "--group=lint"),
         *("pyproject.toml", "-o", "requirements.txt"),
     )
+    for kind in ("gcs", "s3"):
+        # For the nodes, whose Python may be that of Ubuntu 20.04.
+        session.run(
+            *("uv", "pip", "compile", "--quiet", "--generate-hashes", "--universal", "--python-version=3.8"),
+            *("--no-header", "--no-annotate", f"hostfiles/sdk/{kind}.in", "-o", f"hostfiles/sdk/{kind}.txt"),
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import threading
@@ -93,7 +94,7 @@ def google(_folder: Path) -> Iterator[str]:
 def amazon(_folder: Path) -> Iterator[str]:
     """moto's S3: one request at a time, since its conditions and its writes are two steps."""
     server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=False)
-    server.log = lambda *_, **__: None  # type: ignore[method-assign] # one line for each request otherwise
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request otherwise
     url = f"http://127.0.0.1:{server.port}"
     with in_thread(server.serve_forever, server.shutdown):
         keys = {"aws_access_key_id": "AKIAX", "aws_secret_access_key": SECRET}

@@ -40,6 +40,12 @@ class Store:
     credentials: str = ""
     ca: str = ""
 
+    def place(self, name: str) -> str:
+        """Return where the lock object `name` is, for people."""
+        if self.kind == "http":
+            return f"{self.url.rstrip('/')}/v1/locks/{name}"
+        return f"{'gs' if self.kind == 'gcs' else 's3'}://{self.bucket}/{self.prefix}{name}"
+
 
 STORE_KEYS = {
     "http": ("url", "credentials", "ca"),

@@ -1,22 +1,28 @@
-"""`drbd-fence lock|unlock|status|init RESOURCE`: the recipe's words and exit codes, on the conditional lock.
+"""`drbd-fence lock|unlock|status|history|probe|init RESOURCE`: the recipe's words and exit codes, conditional writes.
 
+What fails names the lock's place in the store, and what to do about it.
 `drbd-fence steal` is in `override`.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Callable, Dict, Sequence
+import time
+from typing import Any, Callable, Dict, List, Sequence, Union
 
 from hapair.config import BadConfig, Config, load
-from hapair.fence.site import fence_of
+from hapair.fence.base import BadStore
+from hapair.fence.site import fence_of, open_store
 from hapair.fencing import Answer, Fence, Held
 from hapair.guards import Guards
+from hapair.lock import Former, LockRecord
 from hapair.paths import Paths
 from hapair.say import complain, say
 from hapair.status import lock_fields
 
-USAGE = "usage: drbd-fence lock|unlock|status|init RESOURCE, or drbd-fence steal --help"
+USAGE = """usage: drbd-fence lock|unlock|status|history|probe|init RESOURCE; --json with status and history
+       drbd-fence steal --help"""
+TIME = "%Y-%m-%d %H:%M:%S UTC"
 
 
 def main(argv: Sequence[str], paths: Paths | None = None) -> int:
@@ -26,38 +32,102 @@ def main(argv: Sequence[str], paths: Paths | None = None) -> int:
         "lock": _lock,
         "unlock": _unlock,
         "status": _status,
+        "status --json": _status_json,
+        "history": _history,
+        "history --json": _history_json,
+        "probe": _probe,
         "init": _init,
     }
     if argv[:1] == ["steal"]:
         from hapair import override  # noqa: PLC0415 - the other words need none of it
 
         return override.main(argv[1:], paths)
-    if len(argv) != 2 or argv[0] not in commands:
+    words = [word for word in argv if word != "--json"]
+    command = "" if len(words) != 2 else words[0] if len(argv) == 2 else f"{words[0]} --json"
+    if command not in commands:
         return complain(USAGE, 2)
     try:
         config = load(paths.config)
-    except BadConfig as bad:
+        open_store(config.store, paths)
+    except (BadConfig, BadStore) as bad:
         return complain(str(bad), 2)
-    resource = argv[1]
+    resource = words[1]
     if resource not in config.resources:
         return complain(f"no such resource: {resource}; this site has {', '.join(config.resources)}", 2)
     guards = Guards(paths, resource, config.resources[resource].minor)
-    return commands[argv[0]](config, fence_of(config, resource, paths), guards)
+    return commands[command](config, fence_of(config, resource, paths), guards)
 
 
 def _lock(config: Config, fence: Fence, guards: Guards) -> int:
-    return _told(config, fence.take(guards.claim))
+    return _told(config, fence, fence.take(guards.claim))
 
 
 def _unlock(config: Config, fence: Fence, guards: Guards) -> int:
-    return _told(config, fence.release(guards.release))
+    return _told(config, fence, fence.release(guards.release))
 
 
 def _status(config: Config, fence: Fence, guards: Guards) -> int:  # noqa: ARG001 - one shape for all commands
     answer = fence.read()
     if answer.record is None:
-        return complain(f"unknown: {answer.text}", 1)
-    say(json.dumps(lock_fields(config, answer.record), indent=2))
+        return _told(config, fence, answer)
+    record = answer.record
+    say(f"{fence.resource}: {_text(config, answer)}, written by {_name(config, record.writer)} at {_when(record.time)}")
+    if record.reason:
+        say(f"  because: {record.reason}")
+    say(f"  in {config.store.place(fence.name)}")
+    return 0
+
+
+def _status_json(config: Config, fence: Fence, guards: Guards) -> int:  # noqa: ARG001 - one shape for all commands
+    answer = fence.read()
+    if answer.record is None:
+        return _told(config, fence, answer)
+    place = config.store.place(fence.name)
+    say(json.dumps({**lock_fields(config, answer.record), "reason": answer.record.reason, "place": place}, indent=2))
+    return 0
+
+
+def _history(config: Config, fence: Fence, guards: Guards) -> int:  # noqa: ARG001 - one shape for all commands
+    answer = fence.read()
+    if answer.record is None:
+        return _told(config, fence, answer)
+    for one in _versions(config, answer.record):
+        line = f"{_when(one['time'])}  epoch {one['epoch']}  {one['state']} {one['owner']}  by {one['writer']}"
+        say(f"{line}  {one['reason']}".rstrip())
+    return 0
+
+
+def _history_json(config: Config, fence: Fence, guards: Guards) -> int:  # noqa: ARG001 - one shape for all commands
+    answer = fence.read()
+    if answer.record is None:
+        return _told(config, fence, answer)
+    say(json.dumps(_versions(config, answer.record), indent=2))
+    return 0
+
+
+def _versions(config: Config, record: LockRecord) -> List[Dict[str, Any]]:
+    """Return the versions of the lock that are known, oldest first, the one in force last."""
+    versions: List[Union[Former, LockRecord]] = [*record.history, record]
+    return [
+        {
+            "epoch": one.epoch,
+            "state": one.state.value,
+            "owner": _name(config, one.owner),
+            "writer": _name(config, one.writer),
+            "time": one.time,
+            "reason": one.reason,
+        }
+        for one in versions
+    ]
+
+
+def _probe(config: Config, fence: Fence, guards: Guards) -> int:  # noqa: ARG001 - one shape for all commands
+    """F11: a store that ignores conditions is refused; asked on an object beside the lock, which stays as it is."""
+    place = config.store.place(fence.name)
+    wrong = fence.conditions_hold()
+    if wrong:
+        return complain(f"{wrong}\n  asked beside {place}; the lock itself was not touched", 1)
+    say(f"the store honours conditions (asked beside {place})")
     return 0
 
 
@@ -68,22 +138,32 @@ def _init(config: Config, fence: Fence, guards: Guards) -> int:
         return complain(f"{objection}: a lock is made only while both replicas hold everything", 1)
     wrong = fence.conditions_hold()
     if wrong:
-        return complain(wrong, 1)
+        return complain(f"{wrong}\n  asked beside {config.store.place(fence.name)}; no lock was made", 1)
     answer = fence.create(guards.release)
     if answer.held is Held.REFUSED:
-        return complain(f"there is a lock already: {_text(config, answer)}", 1)
-    return _told(config, answer)
+        return complain(f"there is a lock already: {_text(config, answer)}, in {config.store.place(fence.name)}", 1)
+    return _told(config, fence, answer)
 
 
-def _told(config: Config, answer: Answer) -> int:
+def _told(config: Config, fence: Fence, answer: Answer) -> int:
     if answer.held is Held.HELD:
         say(_text(config, answer))
         return 0
-    return complain(f"{answer.held.value}: {answer.text or _text(config, answer)}", 1)
+    refused = answer.held is Held.REFUSED and answer.record is not None
+    why = f"the lock is {_text(config, answer)}" if refused else answer.text or _text(config, answer)
+    return complain(f"{answer.held.value}: {why}\n  in {config.store.place(fence.name)}", 1)
 
 
 def _text(config: Config, answer: Answer) -> str:
     if answer.record is None:
         return answer.text
-    fields = lock_fields(config, answer.record)
-    return f"{fields['state']} {fields['owner']}, epoch {fields['epoch']}"
+    record = answer.record
+    return f"{record.state.value} {_name(config, record.owner)}, epoch {record.epoch}"
+
+
+def _name(config: Config, uuid: str) -> str:
+    return {config.me.uuid: config.node, config.other.uuid: config.peer}.get(uuid, uuid)
+
+
+def _when(seconds: float) -> str:
+    return time.strftime(TIME, time.gmtime(seconds))

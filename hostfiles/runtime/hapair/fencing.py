@@ -286,7 +286,9 @@ class Fence:
     def _read(self, until: float = math.inf) -> tuple[Answer, str]:
         reading = self._backend.read(self.name, self._limit(until))
         if reading.found is not Found.OBJECT:
-            return Answer(Held.UNAVAILABLE, None, reading.text, down=reading.found is Found.UNAVAILABLE), ""
+            missing = reading.found is Found.MISSING
+            cure = f"; drbd-fence init {self.resource} makes it, once, while both sides are UpToDate" if missing else ""
+            return Answer(Held.UNAVAILABLE, None, reading.text + cure, down=not missing), ""
         try:
             record = lock.parse(reading.body, self.resource)
         except LockInvalid as bad:

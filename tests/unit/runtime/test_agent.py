@@ -296,7 +296,7 @@ def test_drbd_fence_words_and_exit_codes(n1: Host, n2: Host, capsys: pytest.Capt
     n1.together()
     assert fence_cli.main(["unlock", "r0"], n1.paths) == 0
     capsys.readouterr()
-    assert fence_cli.main(["status", "r0"], n2.paths) == 0
+    assert fence_cli.main(["status", "r0", "--json"], n2.paths) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "SHARED"
 
 

@@ -13,11 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
-from hapair.fence.base import Found, Written
+from hapair.fence.base import Found, Written, etag
 from hapair.fence.http import HttpStore
 
-ROUNDS = 8
-LONGEST_WRITING_S = 0.05
+ROUNDS = 10
+LONGEST_WRITING_S = 0.1
+OBJECTS = ("a", "b", "c")
 PADDING = "x" * 12000
 """A lock is small; large objects are longer under way."""
 
@@ -37,33 +38,42 @@ def start(folder: Path) -> tuple[subprocess.Popen[str], HttpStore]:
     return process, HttpStore(f"http://{where}")
 
 
+class Writer(threading.Thread):
+    """Writes an object of its own again and again, until the store is gone; knows what was answered."""
+
+    def __init__(self, client: HttpStore, name: str, number: int, tag: str | None) -> None:
+        super().__init__()
+        self.client, self.object, self.number, self.tag = client, name, number, tag
+
+    def run(self) -> None:
+        while True:
+            body = json.dumps({"number": self.number + 1, "padding": PADDING}).encode()
+            if self.client.write(self.object, body, self.tag, 1.0).written is not Written.YES:
+                return
+            self.number, self.tag = self.number + 1, etag(body)
+
+
 @pytest.mark.spawns
 def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
     chance = random.Random(int(os.environ.get("HAPAIR_SEED", "1")))  # noqa: S311 - nothing is kept secret with it
-    answered, written = 0, 0
+    answered = dict.fromkeys(OBJECTS, 0)
     for _ in range(ROUNDS):
         process, client = start(tmp_path)
-        seen = client.read("a", 5.0)
-        if seen.found is Found.OBJECT:
-            stands = json.loads(seen.body)["number"]
-            assert stands in (answered, answered + 1), "the last answered write, or the one under way"
-            answered = stands
-        else:
-            assert answered == 0
-        killer = threading.Timer(chance.uniform(0, LONGEST_WRITING_S), process.send_signal, [signal.SIGKILL])
-        killer.start()
-        due = time.monotonic() + 10
-        while process.poll() is None and time.monotonic() < due:
-            body = json.dumps({"number": answered + 1, "padding": PADDING}).encode()
-            wrote = client.write("a", body, seen.tag or None, 1.0)
-            if wrote.written is not Written.YES:
-                break
-            answered, written = answered + 1, written + 1
-            seen = client.read("a", 1.0)
-            if seen.found is not Found.OBJECT:
-                break
-        killer.join()
+        writers = []
+        for name, number in answered.items():
+            seen = client.read(name, 5.0)
+            stands = json.loads(seen.body)["number"] if seen.found is Found.OBJECT else 0
+            assert stands in (number, number + 1), "the last answered write, or the one under way"
+            writers.append(Writer(client, name, stands, seen.tag or None))
+        for writer in writers:
+            writer.start()
+        # At any moment of a write; that it is one, no event tells.
+        time.sleep(chance.uniform(0, LONGEST_WRITING_S))
+        process.kill()
         assert process.wait(5) == -signal.SIGKILL
+        for writer in writers:
+            writer.join(10)
+        answered = {writer.object: writer.number for writer in writers}
         assert process.stdout is not None
         process.stdout.close()
-    assert written > ROUNDS
+    assert sum(answered.values()) > ROUNDS

@@ -57,7 +57,7 @@ class HttpStore:
         """Return the object's current version; anything but 200 with an ETag, or 404, is UNAVAILABLE."""
         answer = self._ask("GET", name, {}, None, limit_s)
         if answer.status == 404:
-            return Reading(Found.MISSING, text=f"{self._shown} has no lock {name}")
+            return Reading(Found.MISSING, text=f"{self._shown}: no such lock")
         if answer.status != 200:
             return Reading(Found.UNAVAILABLE, text=answer.text)
         if answer.page:
