@@ -30,8 +30,7 @@ def run(pair: Pair, folder: Path, tell: Callable[[str], None], svg: Path | None 
         HapairError: the service did not come back, or the pair did not heal.
     """
     scene = Scene(pair, "demo", folder, seed=SEED)
-    owners = {str(node.uuid): name for name, node in pair.site.nodes.items()}
-    with _told(scene, owners, tell):
+    with _told(scene, tell):
         scene.begin()
         active, standby = scene.roles()
         scene.expect(recovery_s=RECOVERY_S, failovers=1, fences=(standby,))
@@ -43,15 +42,15 @@ def run(pair: Pair, folder: Path, tell: Callable[[str], None], svg: Path | None 
     drawn = scene.finish()
     events = scene.history.events()
     if svg:
-        write_atomically(svg, timeline.svg(events, owners, title=f"{active} loses power under acknowledged writes"))
-    for line in timeline.text(events, owners)[-1:]:
+        write_atomically(svg, timeline.svg(events, title=f"{active} loses power under acknowledged writes"))
+    for line in timeline.text(events)[-1:]:
         tell(line)
     tell(f"{drawn.acked} writes acknowledged, {drawn.lost} lost; verdict: {drawn.verdict.value}")
     return drawn
 
 
 @contextlib.contextmanager
-def _told(scene: Scene, owners: dict[str, str], tell: Callable[[str], None]) -> Iterator[None]:
+def _told(scene: Scene, tell: Callable[[str], None]) -> Iterator[None]:
     """Tell each row of the timeline once it is settled, while the body runs."""
     ended = threading.Event()
     begun = time.time()
@@ -60,7 +59,7 @@ def _told(scene: Scene, owners: dict[str, str], tell: Callable[[str], None]) -> 
         told = 0
         while not ended.wait(timeline.ROW_S / 2):
             settled_s = time.time() - begun - SETTLED_S
-            for row in timeline.rows(scene.history.events(), owners)[told:]:
+            for row in timeline.rows(scene.history.events())[told:]:
                 if row.at_s + timeline.ROW_S > settled_s:
                     break
                 tell(str(row))
