@@ -30,16 +30,17 @@ def run(pair: Pair, folder: Path, tell: Callable[[str], None], svg: Path | None 
         HapairError: the service did not come back, or the pair did not heal.
     """
     scene = Scene(pair, "demo", folder, seed=SEED)
-    with _told(scene, tell):
-        scene.begin()
-        active, standby = scene.roles()
-        scene.expect(recovery_s=RECOVERY_S, failovers=1, fences=(standby,))
-        scene.wait_acks(30)
-        with scene.faults.power_loss(active, leaves=active):
-            scene.wait_ack_of(standby)
-            scene.wait_acks(40)
-        scene.wait_healed()
-    drawn = scene.finish()
+    with contextlib.closing(scene.history):  # a demo that fails leaves no open file
+        with _told(scene, tell):
+            scene.begin()
+            active, standby = scene.roles()
+            scene.expect(recovery_s=RECOVERY_S, failovers=1, fences=(standby,))
+            scene.wait_acks(30)
+            with scene.faults.power_loss(active, leaves=active):
+                scene.wait_ack_of(standby)
+                scene.wait_acks(40)
+            scene.wait_healed()
+        drawn = scene.finish()
     events = scene.history.events()
     if svg:
         write_atomically(svg, timeline.svg(events, title=f"{active} loses power under acknowledged writes"))

@@ -1,5 +1,7 @@
 """Faults injected into a running pair, and what must hold then."""
 
+from pathlib import Path
+
 from invoke import Context, task
 
 from lab import log
@@ -22,7 +24,7 @@ def list_(ctx: Context, planted: bool = False) -> None:  # noqa: ARG001 - Invoke
     auto_shortflags=False,
     help={
         "name": "name or catalogue number of the scenario",
-        "provider": "what the nodes are: uml (User-Mode Linux)",
+        "provider": "what the nodes are: uml (User-Mode Linux), vagrant (virtual machines)",
         "seed": "of everything random, as a failed run printed it",
         "keep": "leave the lab running at the end",
         "shell-on-failure": "drop into the pair when it fails",
@@ -49,3 +51,12 @@ def run(  # noqa: PLR0917 - Invoke passes flags by name
     kind = str(provider or ctx.config.lab.provider)
     code = runner.run(name, provider=kind, seed=number, keep=keep, shell_on_failure=shell_on_failure)
     raise SystemExit(int(code))
+
+
+@task(auto_shortflags=False, help={"run": "folder of the run (default: the newest in out/runs)"})
+@guarded
+def report(_context: Context, run: str | None = None) -> None:
+    """Write a run as one HTML page, report.html in its folder, that needs nothing else; prints the page's path."""
+    from lab.scenario import page, runfolder  # noqa: PLC0415 - only this task needs templates
+
+    log.out(str(page.write(Path(run) if run else runfolder.newest())))
