@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lab.errors import HapairError
 from lab.scenario import timeline
 from lab.scenario.report import Result, write_atomically
 from lab.scenario.scene import Pair, Scene
@@ -30,7 +31,7 @@ def run(pair: Pair, folder: Path, tell: Callable[[str], None], svg: Path | None 
         HapairError: the service did not come back, or the pair did not heal.
     """
     scene = Scene(pair, "demo", folder, seed=SEED)
-    with contextlib.closing(scene.history):  # a demo that fails leaves no open file
+    try:
         with _told(scene, tell):
             scene.begin()
             active, standby = scene.roles()
@@ -40,7 +41,10 @@ def run(pair: Pair, folder: Path, tell: Callable[[str], None], svg: Path | None 
                 scene.wait_ack_of(standby)
                 scene.wait_acks(40)
             scene.wait_healed()
-        drawn = scene.finish()
+    except HapairError as error:
+        scene.finish(error.message)  # what the nodes say of it is kept, and nobody follows them any more
+        raise
+    drawn = scene.finish()
     events = scene.history.events()
     if svg:
         write_atomically(svg, timeline.svg(events, title=f"{active} loses power under acknowledged writes"))

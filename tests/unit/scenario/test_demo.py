@@ -68,6 +68,12 @@ def narrators() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "narrator"]
 
 
+def followers() -> list[str]:
+    return [
+        thread.name for thread in threading.enumerate() if thread.name.endswith((" events2", " journal", " decisions"))
+    ]
+
+
 def test_a_power_loss_is_told_live_drawn_and_judged(
     show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,3 +113,5 @@ def test_a_demo_that_fails_stops_telling_and_gives_the_power_back(
     assert show.pair.lab.nodes["n1"].state() == "on"
     assert narrators() == []
     assert not (tmp_path / "demo.svg").exists()
+    assert (tmp_path / "demo" / "verdict.json").exists()
+    assert followers() == [], "somebody still follows a node"
