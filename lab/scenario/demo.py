@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lab.errors import HapairError
-from lab.scenario import timeline
-from lab.scenario.report import Result, write_atomically
+from lab.scenario import page, timeline
+from lab.scenario.report import Report, Result, write_atomically
+from lab.scenario.runfolder import About, RunFile
 from lab.scenario.scene import Pair, Scene
 
 RECOVERY_S = 40.0
@@ -52,6 +53,15 @@ def run(pair: Pair, folder: Path, tell: Callable[[str], None], svg: Path | None 
         tell(line)
     tell(f"{drawn.acked} writes acknowledged, {drawn.lost} lost; verdict: {drawn.verdict.value}")
     return drawn
+
+
+def keep(drawn: Result, run: Path, provider: str, began: float) -> Path:
+    """Make a run of a demo whose scene went into `run`/demo, and return its page; `began` is in wall seconds."""
+    Report(run, provider, SEED).add(drawn)
+    file = RunFile(run, began)
+    file.command = "./dev invoke lab.demo"
+    file.add(About(drawn.name, drawn.name, sentence="The active node loses its power under acknowledged writes."))
+    return page.write(run)
 
 
 @contextlib.contextmanager

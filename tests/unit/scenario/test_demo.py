@@ -98,6 +98,8 @@ def test_a_power_loss_is_told_live_drawn_and_judged(
     picture = (tmp_path / "demo.svg").read_text()
     assert "n1 loses power under acknowledged writes" in picture
     assert (tmp_path / "demo" / "history.jsonl").exists()
+    shown = demo.keep(drawn, tmp_path, "uml", began).read_text()
+    assert "power loss of n1: recovered" in shown.lower() and "./dev invoke lab.demo" in shown
     assert narrators() == []
 
 
