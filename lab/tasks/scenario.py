@@ -6,6 +6,7 @@ from invoke import Context, task
 
 from lab import log
 from lab.errors import BadInput
+from lab.providers.base import PROVIDERS
 from lab.scenario import catalogue
 from lab.tasks._run import guarded
 
@@ -24,7 +25,7 @@ def list_(ctx: Context, planted: bool = False) -> None:  # noqa: ARG001 - Invoke
     auto_shortflags=False,
     help={
         "name": "name or catalogue number of the scenario",
-        "provider": "what the nodes are: uml (User-Mode Linux), vagrant (virtual machines)",
+        "provider": "what the nodes are: uml (User-Mode Linux) or vagrant (default: invoke.yaml's, or uml)",
         "seed": "of everything random, as a failed run printed it",
         "keep": "leave the lab running at the end",
         "shell-on-failure": "drop into the pair when it fails",
@@ -48,7 +49,7 @@ def run(  # noqa: PLR0917 - Invoke passes flags by name
     if seed and not seed.isdigit():
         raise BadInput(f"--seed {seed!r} is no whole number", "give the number that the run printed")
     number = int(seed) if seed else None
-    kind = str(provider or ctx.config.lab.provider)
+    kind = str(provider or ctx.config.lab.provider or PROVIDERS[0])
     code = runner.run(name, provider=kind, seed=number, keep=keep, shell_on_failure=shell_on_failure)
     raise SystemExit(int(code))
 

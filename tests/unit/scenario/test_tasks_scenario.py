@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from invoke import Context
+from invoke import Config, Context
 
-from lab.scenario import runfolder
+from lab.errors import ExitCode
+from lab.scenario import runfolder, runner
 from lab.tasks import scenario
 from tests.unit.scenario.test_page import make_run
 
@@ -51,6 +52,24 @@ def test_report_names_file_and_line_of_a_damaged_history(tmp_path: Path, capsys:
         scenario.report(Context(), run=str(folder))
     assert ended.value.code == 2
     assert "history.jsonl:5: " in capsys.readouterr().err.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("configured", "given", "taken"), [(None, None, "uml"), ("vagrant", None, "vagrant"), ("vagrant", "uml", "uml")]
+)
+def test_run_takes_the_provider_that_is_given_or_configured_or_uml(
+    configured: str | None, given: str | None, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def run(name: str, **options: object) -> ExitCode:
+        asked.extend((name, options["provider"], options["seed"]))
+        return ExitCode.FAILED
+
+    monkeypatch.setattr(runner, "run", run)
+    with pytest.raises(SystemExit) as ended:
+        scenario.run(Context(Config({"lab": {"provider": configured}})), "power_loss_active", provider=given, seed="7")
+    assert (asked, ended.value.code) == (["power_loss_active", taken, 7], 1)
 
 
 @pytest.mark.parametrize(("seed", "said"), [("seven", "is no whole number"), ("-1", "is no whole number")])
