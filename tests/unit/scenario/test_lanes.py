@@ -21,6 +21,7 @@ def seen(spans: tuple[Span, ...]) -> list[tuple[float, str]]:
 def test_events2_prints_what_changed_only_and_a_freeze_shows_all_the_same() -> None:
     story = Story().write(9.0, 0)
     drbd(story, 2.0, "n1", "resource", suspended="fencing")
+    drbd(story, 3.0, "n1", "resource", role="Primary")
     drbd(story, 4.0, "n1", "resource", suspended="no")
     drbd(story, 6.0, "n1", "resource", role="Secondary")
     lanes = timeline(story.told()).nodes["n1"]
