@@ -6,7 +6,9 @@ A test marked `planted("I6")` passes when exactly the named invariants are inval
 
 from __future__ import annotations
 
+import inspect
 import random
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -22,9 +24,10 @@ from lab.hosts.site import EXAMPLE, Site, load_site
 from lab.paths import PROJECT
 from lab.providers import pair
 from lab.providers.base import PROVIDERS
-from lab.scenario import shell
+from lab.scenario import page, shell
 from lab.scenario.capture import uncaptured
 from lab.scenario.report import Report, Result
+from lab.scenario.runfolder import About, RunFile
 from lab.scenario.scene import Pair, Scene
 from lab.scenario.verdict import Outcome
 
@@ -48,6 +51,7 @@ class Run:
     def __init__(self, provider: str, seed: int, folder: Path) -> None:
         self.provider, self.seed, self.folder = provider, seed, folder
         self.report = Report(folder, provider, seed)
+        self.file = RunFile(folder, time.time())
         self.fresh = True  # a pair that was just brought up needs no reset
 
     def folder_of(self, name: str) -> Path:
@@ -107,6 +111,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TEST_LIMIT_S, func_only=True))
+    config.stash[RUN].file.command = command(items, config)
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +153,7 @@ def scene(request: pytest.FixtureRequest, rig: Rig, run: Run) -> Scene:
     try:
         made.begin()
     except HapairError as error:
-        run.report.add(made.finish(str(error)))
+        keep(request.node, run, made, made.finish(str(error)))
         raise
     return made
 
@@ -166,7 +171,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         failure = error
     run = pyfuncitem.config.stash[RUN]
     drawn = scene.finish(f"{type(failure).__name__}: {failure}" if failure else "")
-    run.report.add(drawn)
+    keep(pyfuncitem, run, scene, drawn)
     pyfuncitem.user_properties += properties(drawn)
     planted = pyfuncitem.get_closest_marker("planted")
     if planted:
@@ -182,6 +187,22 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         pyfuncitem.add_report_section("call", "hapair", text)
         raise failure
     pytest.fail(text, pytrace=False)
+
+
+def keep(item: pytest.Function, run: Run, scene: Scene, drawn: Result) -> None:
+    """Write down how a scenario ended, and what it was."""
+    run.report.add(drawn)
+    mark, planted = item.get_closest_marker("scenario"), item.get_closest_marker("planted")
+    about = About(
+        name=drawn.name,
+        folder=scene.folder.name,
+        number=mark.args[0] if mark and mark.args else None,
+        sentence=" ".join((inspect.getdoc(item.function) or "").split()),
+        planted=tuple(str(name) for name in planted.args) if planted else (),
+        repeat=repeat(item, run),
+        error=drawn.error,
+    )
+    run.file.add(about)
 
 
 def judge_planted(drawn: Result, names: Sequence[str], failure: BaseException | None) -> None:
@@ -205,10 +226,24 @@ def properties(drawn: Result) -> list[tuple[str, object]]:
     return [*own.items(), ("lost", drawn.lost), *audited.items()]
 
 
-def repeat(item: pytest.Function, run: Run) -> str:
+def repeat(item: pytest.Item, run: Run) -> str:
     """Return the one command that repeats a scenario."""
-    session = "planted" if item.get_closest_marker("planted") else item.path.parent.name
-    return f"./dev nox -s {session} -- -k {item.name} --provider {run.provider} --seed {run.seed}"
+    return f"./dev nox -s {session_of(item)} -- -k {item.name} --provider {run.provider} --seed {run.seed}"
+
+
+def session_of(item: pytest.Item) -> str:
+    """Return the Nox session that runs a scenario."""
+    return "planted" if item.get_closest_marker("planted") else item.path.parent.name
+
+
+def command(items: Sequence[pytest.Item], config: pytest.Config) -> str:
+    """Return the one command that repeats a run of these scenarios."""
+    run, only = config.stash[RUN], str(config.option.keyword or "")
+    if len(items) == 1:
+        return repeat(items[0], run)
+    sessions = sorted({session_of(item) for item in items})
+    chosen = [*(("-k", only) if only else ()), "--provider", run.provider, "--seed", str(run.seed)]
+    return shlex.join(["./dev", "nox", "-s", *sessions, "--", *chosen])
 
 
 @pytest.hookimpl(wrapper=True)
@@ -223,9 +258,17 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the table of the run."""
+    """Print the table of the run, and write its page: JUnit's file is there by now."""
     run = config.stash[RUN]
     if run.report.results:
         terminalreporter.section("scenarios")
-        for line in [*run.report.table(), f"run: {run.folder}"]:
+        for line in [*run.report.table(), f"run: {run.folder}", drawn_page(run.folder)]:
             terminalreporter.line(line)
+
+
+def drawn_page(folder: Path) -> str:
+    """Write the page of a run; return where it is, or why there is none: the verdicts stand without it."""
+    try:
+        return f"report: {page.write(folder)}"
+    except (HapairError, OSError) as error:
+        return f"no report: {error}"

@@ -86,7 +86,8 @@ class Scene:
             TimedOut: no write was acknowledged although the pair was up.
         """
         heal_all(self.lab)
-        self.history.note("scenario", "begin", name=self.name)
+        owners = {str(node.uuid): name for name, node in self.pair.site.nodes.items()}
+        self.history.note("scenario", "begin", name=self.name, owners=owners)
         third = self.lab.nodes["third"]
         install(third)
         self.clocks.read(third)
@@ -110,6 +111,7 @@ class Scene:
         scale = time_scale()
         gap = None if gap_s is None else gap_s * scale
         self.expectation = Expectation(recovery_s * scale, failovers, gap, fences)
+        self.history.note("scenario", "expect", **asdict(self.expectation))
 
     def roles(self) -> tuple[str, str]:
         """Return (active node, standby node).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from pathlib import Path
 
 from invoke.context import Context
@@ -16,7 +17,7 @@ from lab.providers import bundle as bundles
 from lab.providers import choice, doctor_vagrant, pair, report, terminal
 from lab.providers import doctor as checks
 from lab.scenario import demo as story
-from lab.scenario import faults, manual
+from lab.scenario import faults, manual, runfolder
 from lab.scenario.verdict import Outcome
 from lab.tasks._run import guarded
 
@@ -212,7 +213,10 @@ def demo(
         made = artifacts.for_lab(provider, model, progress, bundle, tell=log.say)
         running = pair.bring_up(name, model, made.artifacts, progress, hypervisor=made.hypervisor)
     try:
-        drawn = story.run(running, paths.PROJECT / "out" / "demo", log.out, Path(svg) if svg else None)
+        began = time.time()
+        run = runfolder.RUNS / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(began))
+        drawn = story.run(running, run / "demo", log.out, Path(svg) if svg else None)
+        log.say(f"report: {story.keep(drawn, run, 'vagrant' if made.hypervisor else 'uml', began)}")
     finally:
         pair.destroy(name)
     if drawn.verdict is not Outcome.VALID:

@@ -68,6 +68,12 @@ def narrators() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "narrator"]
 
 
+def followers() -> list[str]:
+    return [
+        thread.name for thread in threading.enumerate() if thread.name.endswith((" events2", " journal", " decisions"))
+    ]
+
+
 def test_a_power_loss_is_told_live_drawn_and_judged(
     show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +98,8 @@ def test_a_power_loss_is_told_live_drawn_and_judged(
     picture = (tmp_path / "demo.svg").read_text()
     assert "n1 loses power under acknowledged writes" in picture
     assert (tmp_path / "demo" / "history.jsonl").exists()
+    shown = demo.keep(drawn, tmp_path, "uml", began).read_text()
+    assert "power loss of n1: recovered" in shown.lower() and "./dev invoke lab.demo" in shown
     assert narrators() == []
 
 
@@ -107,3 +115,5 @@ def test_a_demo_that_fails_stops_telling_and_gives_the_power_back(
     assert show.pair.lab.nodes["n1"].state() == "on"
     assert narrators() == []
     assert not (tmp_path / "demo.svg").exists()
+    assert (tmp_path / "demo" / "verdict.json").exists()
+    assert followers() == [], "somebody still follows a node"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -116,14 +117,29 @@ def test_each_kind_of_scenario_gets_its_verdict(run: Run) -> None:
             "*assert 1 == 2*",
             "good *valid*",
             "run: *",
+            "report: */run/report.html",
         ]
     )
+    kept = json.loads((run.folder / "run.json").read_text())
+    assert re.fullmatch(r"./dev nox -s \S+ -- --provider uml --seed 7", kept["command"])
+    assert [one["name"] for one in kept["scenarios"]] == list(scenarios)
+    assert kept["scenarios"][1]["repeat"].endswith("-k test_bad --provider uml --seed 7")
+    assert kept["scenarios"][3]["error"].startswith("AssertionError: ")
+    shown = (run.folder / "report.html").read_text()
+    assert "2 of 5 scenarios as expected" in shown and 'href="junit.xml"' in shown
 
 
 def test_a_set_up_that_fails_is_reported_too(run: Run) -> None:
     run.pytester.makeconftest(CONFTEST + REFUSE)
     run(GOOD).assert_outcomes(errors=1)
     assert [(one["name"], one["verdict"]) for one in run.scenarios()] == [("good", "unknown")]
+
+
+def test_a_page_that_cannot_be_written_changes_no_verdict(run: Run) -> None:
+    (run.folder / "report.html").mkdir(parents=True)
+    result = run(GOOD)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["no report: *"])
 
 
 REFUSE = """

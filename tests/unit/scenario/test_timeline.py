@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from lab.scenario import timeline
+from lab.scenario import lanes, timeline
 from tests.unit.scenario.stories import Story, failover
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -15,7 +15,7 @@ OWNERS = {"c2b8e4f3-0d67-4f15-8b3c-91e6a7d04b22": "n2"}
 
 def told() -> Story:
     story = failover()
-    story.add(0.0, "scenario", "begin", name="power_loss")
+    story.add(0.0, "scenario", "begin", name="power_loss", owners=OWNERS)
     story.add(0.0, "store", "request", method="GET", after={"state": "SHARED", "owner": None, "epoch": 4})
     story.add(11.9, "store", "request", method="PUT", after={"state": "SOLO", "owner": next(iter(OWNERS)), "epoch": 5})
     story.add(11.95, "store", "request", method="PUT", after=None)
@@ -23,7 +23,7 @@ def told() -> Story:
 
 
 def test_the_gap_is_that_of_the_invariant() -> None:
-    whole = timeline.timeline(told().told())
+    whole = lanes.timeline(told().told())
     assert whole.gap
     assert whole.gap.start_s == pytest.approx(1.46)
     assert whole.gap.end_s == pytest.approx(14.01)
@@ -31,17 +31,17 @@ def test_the_gap_is_that_of_the_invariant() -> None:
 
 
 def test_the_lanes() -> None:
-    whole = timeline.timeline(told().told(), OWNERS)
-    assert [(span.start_s, span.state) for span in whole.roles["n1"]] == [(0.0, "Primary"), (2.0, "off")]
-    assert [(span.start_s, span.state) for span in whole.roles["n2"]] == [(0.0, "Secondary"), (12.0, "Primary")]
+    whole = lanes.timeline(told().told())
+    assert [(span.start_s, span.state) for span in whole.nodes["n1"].role] == [(0.0, "Primary"), (2.0, "off")]
+    assert [(span.start_s, span.state) for span in whole.nodes["n2"].role] == [(0.0, "Secondary"), (12.0, "Primary")]
     assert [(span.start_s, span.state) for span in whole.lock] == [(0.0, "SHARED"), (11.9, "SOLO n2")]
     assert sum(whole.acks) == 20
     assert whole.acks[10:15] == (2, 2, 2, 2, 2)
-    assert [mark.text for mark in whole.marks] == ["power loss of n1", "n1 healed"]
+    assert [mark.text for mark in whole.marks if mark.kind != "lock"] == ["power loss of n1", "n1 healed"]
 
 
 def test_rows_show_roles_lock_acknowledgements_and_the_growing_gap() -> None:
-    rows = timeline.rows(told().told(), OWNERS)
+    rows = timeline.rows(told().told())
     assert [row.at_s for row in rows[:3]] == [0.0, 0.5, 1.0]
     assert rows[2].acks == (2, 2, 2, 2, 2) and rows[2].gap_s == 0.0
     assert rows[0].gap_s == 0.0  # nothing was acknowledged yet: no gap has begun
@@ -59,17 +59,17 @@ def test_silence_after_the_client_stopped_is_no_gap() -> None:
 
 def test_a_frozen_primary_is_shown_as_such() -> None:
     story = Story().add(3.0, "n1", "drbd", object="resource", role="Primary", suspended="fencing").write(5.0, 1)
-    assert [span.state for span in timeline.timeline(story.told()).roles["n1"]] == ["Primary", "frozen"]
+    assert [span.state for span in lanes.timeline(story.told()).nodes["n1"].role] == ["Primary", "frozen"]
 
 
 def test_nothing_observed_is_no_error() -> None:
-    assert timeline.timeline(()).gap is None
+    assert lanes.timeline(()).gap is None
     assert timeline.text(())[0].startswith("   0.0 s  n1 -")
     ET.fromstring(timeline.svg(()))  # noqa: S314 - our own text
 
 
 def test_the_picture_is_well_formed_and_tells_the_same_gap() -> None:
-    root = ET.fromstring(timeline.svg(told().told(), OWNERS, title="n1 < n2 & more"))  # noqa: S314 - our own text
+    root = ET.fromstring(timeline.svg(told().told(), title="n1 < n2 & more"))  # noqa: S314 - our own text
     assert root.find(f"{SVG}title") is not None and root.findtext(f"{SVG}title") == "n1 < n2 & more"
     texts = [text.text for text in root.iter(f"{SVG}text")]
     assert [text.text for text in root.iter(f"{SVG}text") if text.get("class") == "gap"] == ["12.55 s"]
