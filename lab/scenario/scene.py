@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from lab.deadline import Deadline, time_scale
+from lab.deadline import Deadline, time_scale, wait_until
 from lab.errors import HapairError
 from lab.hosts.site import Site
 from lab.providers.base import Lab
@@ -33,6 +33,8 @@ WATCH_EVERY_S = 1.0
 HEAL_S = 90.0
 SWITCHOVER_S = 60.0
 STOP_S = 15.0
+REFUSALS = ("has every acknowledged write", "own data is not good enough", "this disk failed once")
+"""What `hapair status` says of a node that must not serve: the lock (F6), its data (F5), its tombstone (F4)."""
 
 
 class Pair(Protocol):
@@ -187,9 +189,30 @@ class Scene:
 
         return self.wait_event(f"{node} decides: {text}", wanted, since=since, limit_s=limit_s)
 
-    def acks_since(self, t: float) -> int:
-        """Return how many writes that were sent after the wall time `t` have been acknowledged so far."""
-        return sum(e.source == "client" and e.kind == "ack" and e.number("started") > t for e in self.history.events())
+    def wait_refusal(self, node: str, *, since: int, limit_s: float = 60.0) -> str:
+        """Wait until a node that has booted alone says that it must not serve, and return its words.
+
+        T_grace has passed by then: only rules that rest on lock, tombstone or data may speak.
+        """
+        there = self.lab.nodes[node]
+        self.wait_event(f"{node} is up", partial(_boots, node), since=since, limit_s=limit_s)
+
+        def refuses() -> str:
+            try:
+                text = there.run(["hapair", "status"], limit_s=15, check=False).text
+            except HapairError:
+                return ""
+            return text if any(why in text for why in REFUSALS) else ""
+
+        return wait_until(f"{node} refuses to serve", refuses, Deadline.after(limit_s), pause_s=0.3)
+
+    def acks_between(self, start: float, end: float | None) -> int:
+        """Return how many writes that were sent after `start` have been acknowledged by `end` (None: so far).
+
+        A tenth of a second after `start` is left out: it is a time of a node's clock, a write's one of the client's.
+        """
+        done = [e for e in self.history.events() if e.source == "client" and e.kind == "ack"]
+        return sum(e.number("started") > start + 0.1 and (end is None or e.t < end) for e in done)
 
     def _solo(self, node: str, event: Event) -> bool:
         if event.source != "store" or event.kind != "request" or event.text("method") != "PUT":
@@ -270,6 +293,10 @@ def _connection(node: str, connected: bool, event: Event) -> bool:
         return False
     now = event.text("connection")
     return bool(now) and (now == "Connected") is connected
+
+
+def _boots(node: str, event: Event) -> bool:
+    return event.source == node and event.kind == "boot"
 
 
 def _follows(node: str, event: Event) -> bool:

@@ -62,9 +62,17 @@ class StoreFaults:
         """The next write of that node is committed, and its sender never hears of it."""
         return self._fault("loses_reply", node, act="swallow", methods=["PUT"], count=1)
 
-    def holds_release(self, node: str) -> Fault:
-        """The next release of that node is held, and lands when the fault ends, whatever came in between."""
-        return self._fault("holds_release", node, act="hold", methods=["PUT"], state="SHARED", count=1)
+    def forgets_writes(self, node: str = "") -> Fault:
+        """A write is answered as if it had been done."""
+        return self._fault("forgets_writes", node, act="status", status=200, methods=["PUT"])
+
+    def holds_release(self, node: str, *, unconditional: bool = False) -> Fault:
+        """The next release of that node is held, and reaches the store when the fault ends, whatever came in between.
+
+        With `unconditional` it then lands whatever version is in force, as in a store that ignores conditions.
+        """
+        act = "hold_unconditional" if unconditional else "hold"
+        return self._fault("holds_release", node, act=act, methods=["PUT"], state="SHARED", count=1)
 
     def wait_hit(self, name: str, count: int = 1, limit_s: float = WAIT_S) -> None:
         """Wait until the fault called `name` has hit that many requests.
