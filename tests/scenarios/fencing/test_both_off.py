@@ -6,7 +6,7 @@ from lab.scenario.scene import Scene
 
 
 @pytest.mark.scenario(8)
-@pytest.mark.parametrize("first", ["the active one", "the standby", "both"])
+@pytest.mark.parametrize("first", ["active", "standby", "both"])
 def test_both_off(scene: Scene, first: str) -> None:
     """Both nodes lose power at once; whichever boots first, or both together: somebody serves, and nothing is lost."""
     active, standby = scene.roles()
@@ -16,7 +16,7 @@ def test_both_off(scene: Scene, first: str) -> None:
         scene.faults.note("power_loss", node)
         scene.lab.nodes[node].power_off()
 
-    order = {"the active one": [active, standby], "the standby": [standby, active], "both": [active, standby]}[first]
+    order = {"active": [active, standby], "standby": [standby, active], "both": [active, standby]}[first]
     scene.lab.nodes[order[0]].power_on()
     if first == "both":
         scene.lab.nodes[order[1]].power_on()

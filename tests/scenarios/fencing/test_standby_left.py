@@ -6,7 +6,7 @@ from lab.scenario.scene import Scene
 
 
 @pytest.mark.scenario(47)
-@pytest.mark.parametrize("first", ["the standby", "the active one"])
+@pytest.mark.parametrize("first", ["standby", "active"])
 def test_standby_rebooted(scene: Scene, first: str) -> None:
     """The standby is rebooted in good order under load, then the active node dies: the standby waits for it."""
     active, standby = scene.roles()
@@ -19,7 +19,7 @@ def test_standby_rebooted(scene: Scene, first: str) -> None:
     scene.wait_peer_lost(active, since=mark)
     scene.wait_acks(10)
     with scene.faults.power_loss(active):
-        if first == "the standby":
+        if first == "standby":
             scene.wait_refusal(standby, since=mark)
         else:
             scene.lab.nodes[standby].power_off()
