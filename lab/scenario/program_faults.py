@@ -44,7 +44,7 @@ class ProgramFaults:
             self._lab.nodes[node].wait_ready(Deadline.after(BACK_S))
             self._run(node, "ln", "-sfn", "hapair.pyz", HANDLER)
             # What still runs of it would hold up the next call; there may be nothing.
-            self._lab.nodes[node].run(["pkill", "-KILL", "-f", PLANTED], limit_s=LIMIT_S, check=False)
+            self._lab.nodes[node].run(["pkill", "-KILL", "-f", f"^/bin/sh {HANDLER}"], limit_s=LIMIT_S, check=False)
 
         return placed(self._history, f"handler_{name}", node, put, heal)
 

@@ -189,13 +189,17 @@ class Scene:
 
         return self.wait_event(f"{node} decides: {text}", wanted, since=since, limit_s=limit_s)
 
-    def wait_refusal(self, node: str, *, since: int, limit_s: float = 60.0) -> str:
-        """Wait until a node that has booted alone says that it must not serve, and return its words.
+    def wait_refusal(self, node: str, *, booted_since: int | None, limit_s: float = 60.0) -> str:
+        """Wait until a node that is alone says that it must not serve, and return its words.
 
-        T_grace has passed by then: only rules that rest on lock, tombstone or data may speak.
+        What lock, tombstone or data forbid counts; that it waits T_grace does not.
+
+        Args:
+            booted_since: a mark of the history after which it has booted; None: it has not.
         """
         there = self.lab.nodes[node]
-        self.wait_event(f"{node} is up", partial(_boots, node), since=since, limit_s=limit_s)
+        if booted_since is not None:
+            self.wait_event(f"{node} is up", partial(_boots, node), since=booted_since, limit_s=limit_s)
 
         def refuses() -> str:
             try:
@@ -209,10 +213,10 @@ class Scene:
     def acks_between(self, start: float, end: float | None) -> int:
         """Return how many writes that were sent after `start` have been acknowledged by `end` (None: so far).
 
-        A tenth of a second after `start` is left out: it is a time of a node's clock, a write's one of the client's.
+        A tenth of a second at both ends is left out: they are times of a node's clock, a write's are the client's.
         """
         done = [e for e in self.history.events() if e.source == "client" and e.kind == "ack"]
-        return sum(e.number("started") > start + 0.1 and (end is None or e.t < end) for e in done)
+        return sum(e.number("started") > start + 0.1 and (end is None or e.t < end - 0.1) for e in done)
 
     def _solo(self, node: str, event: Event) -> bool:
         if event.source != "store" or event.kind != "request" or event.text("method") != "PUT":

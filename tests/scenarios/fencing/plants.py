@@ -29,7 +29,7 @@ def lying_handler(scene: Scene, node: str) -> Iterator[None]:
 @contextmanager
 def hanging(scene: Scene, node: str) -> Iterator[None]:
     """Let handler and agent hang."""
-    with scene.programs.handler(node, "hangs", "exec sleep 1000"), scene.programs.agent_hangs(node):
+    with scene.programs.handler(node, "hangs", "sleep 1000"), scene.programs.agent_hangs(node):
         yield
 
 

@@ -10,7 +10,7 @@ BROKEN = {
     "exits_20": "exit 20",
     "is_killed": "kill -KILL $$",
     "is_missing": "",
-    "hangs": "exec sleep 1000",
+    "hangs": "sleep 1000",
 }
 
 

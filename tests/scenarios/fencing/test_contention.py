@@ -21,7 +21,7 @@ config = load(Paths().config)
 resource = next(iter(config.resources))
 won = []
 for number in range(rounds):
-    fence = fence_of(config, resource, Paths(Path("/run/contend")))
+    fence = fence_of(config, resource, Paths(Path(f"/run/contend/{number}")))  # a round is no news of another
     fence.name = f"contend-{number}"
     if first:
         fence.create(lambda: "")
@@ -39,8 +39,10 @@ def test_contention(scene: Scene) -> None:
     start = time.time() + 3.0
 
     def contend(node: str, part: str) -> list[str]:
-        argv = ["python3", "-c", CONTEND, f"{start}", f"{ROUNDS}", part]
-        return list(json.loads(scene.lab.nodes[node].run(argv, limit_s=60).text))
+        there = scene.lab.nodes[node]
+        ahead_s = there.clock() - time.time()
+        argv = ["python3", "-c", CONTEND, f"{start + ahead_s}", f"{ROUNDS}", part]
+        return list(json.loads(there.run(argv, limit_s=60).text))
 
     with ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(contend, "n1", "first"), pool.submit(contend, "n2", "second")]

@@ -18,7 +18,7 @@ def test_disk_of_standby_fails(scene: Scene) -> None:
         scene.wait_solo(active, since=mark)
         scene.wait_acks(10)
         with scene.faults.power_loss(active):
-            scene.wait_refusal(standby, since=mark)
+            scene.wait_refusal(standby, booted_since=mark)
 
     scene.wait_healed()
     scene.wait_acks(10)
@@ -37,7 +37,7 @@ def test_disk_of_active_is_gone(scene: Scene) -> None:
     with scene.faults.power_loss(active), scene.faults.power_loss(standby):
         mark = scene.history.mark()
         scene.lab.nodes[active].power_on()
-        scene.wait_refusal(active, since=mark)
+        scene.wait_refusal(active, booted_since=mark)
 
     scene.wait_acks(10)
     scene.wait_healed()

@@ -15,7 +15,7 @@ def test_release_races_fence(scene: Scene) -> None:
         mark = scene.history.mark()
         with scene.faults.cut("crossover"):
             scene.wait_solo(active, since=mark)
-        with scene.store.slow(0.7, active):
+        with scene.store.slow(0.3, active):
             scene.store.wait_hit("slow", 1)
             mark = scene.history.mark()
             with scene.faults.cut("crossover"):

@@ -45,7 +45,7 @@ def test_target_dies(scene: Scene) -> None:
         with scene.faults.power_loss(active):
             mark = scene.history.mark()
             scene.lab.nodes[standby].power_on()
-            scene.wait_refusal(standby, since=mark)
+            scene.wait_refusal(standby, booted_since=mark)
         scene.wait_ack_of(active)
 
     scene.wait_healed()
@@ -61,7 +61,7 @@ def test_source_dies(scene: Scene) -> None:
         mark = scene.history.mark()
         with scene.faults.power_loss(active):
             scene.wait_peer_lost(standby, since=mark)
-            scene.wait_refusal(standby, since=mark)
+            scene.wait_refusal(standby, booted_since=None)
         scene.wait_ack_of(active)
 
     scene.wait_healed()

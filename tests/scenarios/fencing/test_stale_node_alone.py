@@ -17,7 +17,7 @@ def test_stale_node_alone(scene: Scene) -> None:
         with scene.faults.power_loss(active):
             mark = scene.history.mark()
             scene.lab.nodes[standby].power_on()
-            status = scene.wait_refusal(standby, since=mark)
+            status = scene.wait_refusal(standby, booted_since=mark)
             assert f"only {active} has every acknowledged write" in status, status
             assert "Secondary" in status, status
 
@@ -38,7 +38,7 @@ def test_wrong_node_boots_first(scene: Scene) -> None:
         scene.faults.note("power_loss", b)
         mark = scene.history.mark()
         scene.lab.nodes[a].power_on()
-        scene.wait_refusal(a, since=mark)
+        scene.wait_refusal(a, booted_since=mark)
         scene.lab.nodes[b].power_on()
         scene.wait_ack_of(b)
 

@@ -20,7 +20,7 @@ def test_standby_rebooted(scene: Scene, first: str) -> None:
     scene.wait_acks(10)
     with scene.faults.power_loss(active):
         if first == "standby":
-            scene.wait_refusal(standby, since=mark)
+            scene.wait_refusal(standby, booted_since=mark)
         else:
             scene.lab.nodes[standby].power_off()
             scene.lab.nodes[active].power_on()
@@ -46,7 +46,7 @@ def test_standby_detached(scene: Scene) -> None:
     with scene.faults.power_loss(standby), scene.faults.power_loss(active):
         mark = scene.history.mark()
         scene.lab.nodes[standby].power_on()
-        scene.wait_refusal(standby, since=mark)
+        scene.wait_refusal(standby, booted_since=mark)
 
     scene.wait_healed()
     scene.wait_acks(10)
