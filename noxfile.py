@@ -80,6 +80,12 @@ def failover(session: nox.Session) -> None:
 
 
 @nox.session(tags=["lab", "slow"], default=False)
+def fencing(session: nox.Session) -> None:
+    """Fencing scenarios on two real nodes: cut cables, a store that fails, handlers that fail, stale nodes."""
+    _run(session, "pytest", "tests/scenarios/fencing", *session.posargs)
+
+
+@nox.session(tags=["lab", "slow"], default=False)
 def planted(session: nox.Session) -> None:
     """Planted faults, one for each scenario: each must turn its scenario red."""
     _run(session, "pytest", "-m", "planted", "tests/scenarios", *session.posargs)

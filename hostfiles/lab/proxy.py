@@ -35,7 +35,7 @@ LARGEST_BYTES = 1 << 20
 STORE_LIMIT_S = 10.0
 HELD_LIMIT_S = 600.0  # longer than any scenario; what is held is let go when its fault ends
 QUESTION_LIMIT_S = 30.0
-ACTS = ("delay", "status", "body", "swallow", "silence", "hold")
+ACTS = ("delay", "status", "body", "swallow", "silence", "hold", "hold_unconditional")
 HOP = ("connection", "keep-alive", "transfer-encoding", "content-length", "date", "server")
 
 Fields = dict[str, Any]
@@ -48,7 +48,8 @@ class Rule:
     Attributes:
         act: delay (wait `delay_s`, then pass on), status (answer `status`, the store hears nothing), body (answer 200
             with `body` and `tag`, the store hears nothing), swallow (the store gets it, the client no answer), silence
-            (nobody hears anything), hold (wait until the fault ends, then pass on, even if the client has left).
+            (nobody hears anything), hold (wait until the fault ends, then pass on, even if the client has left),
+            hold_unconditional (the same, with the tag then in force, as if the store ignored conditions).
         clients: addresses; empty: everybody but this machine itself.
         methods: empty: all.
         state: only writes of a lock in this state; empty: all requests.
@@ -220,8 +221,10 @@ class Handler(BaseHTTPRequestHandler):
             return Answer(0), 0
         if rule and act == "delay":
             time.sleep(rule.delay_s)  # the fault itself
-        if rule and act == "hold":
+        if rule and act.startswith("hold"):
             self.server.rules.wait_end(rule, HELD_LIMIT_S)
+        if act == "hold_unconditional":
+            self._take_tag_in_force()
         answer = self._ask_store(body)
         return (Answer(0), answer.status) if act == "swallow" else (answer, answer.status)
 
@@ -236,6 +239,17 @@ class Handler(BaseHTTPRequestHandler):
             return Answer(response.status, kept, response.read(LARGEST_BYTES))
         except (OSError, http.client.HTTPException):
             return Answer(502)
+        finally:
+            connection.close()
+
+    def _take_tag_in_force(self) -> None:
+        """Let the condition of this write be met, whatever the store holds."""
+        host, port = self.server.store
+        connection = http.client.HTTPConnection(host, port, timeout=STORE_LIMIT_S)
+        try:
+            connection.request("GET", self.path, headers={"Connection": "close"})
+            tag = connection.getresponse().getheader("ETag", "")
+            self.headers.replace_header("If-Match", tag)
         finally:
             connection.close()
 

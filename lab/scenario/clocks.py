@@ -48,12 +48,12 @@ class Clocks:
         self._history.note("lab", "clock", node=node.name, boot=boot, **fields)
 
     def corrected(self, event: Event, node: str) -> Event:
-        """Return an event that a node's clock has stamped, in our time; its `started` is corrected, too."""
+        """Return an event that a node's clock has stamped, in our time; `started` and `came` are corrected, too."""
         known = self._offsets.get(node)
         if known is None:
             return event
-        started = {"started": event.number("started") - known.offset_s} if "started" in event.data else {}
-        return Event(event.t - known.offset_s, event.source, event.kind, {**event.data, **started})
+        began = {key: event.number(key) - known.offset_s for key in ("started", "came") if key in event.data}
+        return Event(event.t - known.offset_s, event.source, event.kind, {**event.data, **began})
 
     def _ask(self, node: Node) -> Offset | None:
         before = self._now()

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
+from lab.deadline import Deadline
 from lab.providers.base import CLEAN, Direction, Impairment, Lab
 from lab.scenario.history import Event, History
 
 CUT = Impairment(up=False)
+INJECTION = "/sys/module/drbd/parameters"
+DATA_WRITES = 1 << 4  # DRBD_FAULT_DT_WR in drbd_int.h of Linux
 
 
 def heal_all(lab: Lab) -> None:
@@ -37,7 +40,7 @@ class Faults:
 
     def note(self, name: str, node: str, *, leaves: str = "") -> None:
         """Note something that happens by itself from now on, such as a planned move."""
-        self._noted(time.time(), name, node, leaves)
+        noted(self.history, time.time(), name, node, leaves)
 
     @contextmanager
     def power_loss(self, node: str, *, leaves: str = "") -> Iterator[None]:
@@ -48,14 +51,14 @@ class Faults:
             if there.state() == "off":
                 there.power_on()
 
-        with self._placed("power_loss", node, there.power_off, back, leaves):
+        with placed(self.history, "power_loss", node, there.power_off, back, leaves=leaves):
             yield
 
     @contextmanager
     def freeze(self, node: str, *, leaves: str = "") -> Iterator[None]:
         """Stop a whole node, as a hypervisor's pause would; it goes on on the way out."""
         there = self.lab.nodes[node]
-        with self._placed("freeze", node, there.freeze, there.thaw, leaves):
+        with placed(self.history, "freeze", node, there.freeze, there.thaw, leaves=leaves):
             yield
 
     @contextmanager
@@ -87,29 +90,50 @@ class Faults:
 
         impair = partial(self.lab.set_link, node, network, direction, impairment)
         heal = partial(self.lab.set_link, node, network, direction, CLEAN)
-        with self._placed(f"{name}_{network}", node, impair, heal, leaves):
+        with placed(self.history, f"{name}_{network}", node, impair, heal, leaves=leaves):
+            yield
+
+    @contextmanager
+    def disk_errors(self, node: str) -> Iterator[None]:
+        """Let every write of DRBD to the node's data disk fail (its own fault injection); a reboot revives the disk."""
+        there = self.lab.nodes[node]
+
+        def put() -> None:
+            there.run(
+                ["sh", "-c", f"echo 100 > {INJECTION}/fault_rate; echo {DATA_WRITES} > {INJECTION}/enable_faults"],
+                limit_s=10.0,
+            )
+
+        def heal() -> None:
+            there.wait_ready(Deadline.after(40.0))
+            there.run(["sh", "-c", f"echo 0 > {INJECTION}/enable_faults"], limit_s=10.0)
+
+        with placed(self.history, "disk_errors", node, put, heal):
             yield
 
     def reboot(self, node: str, *, leaves: str = "") -> None:
         """Reboot a node in good order; it comes back by itself."""
         began = time.time()
         self.lab.nodes[node].run(["systemctl", "--no-block", "reboot"], limit_s=10.0)
-        self._noted(began, "reboot", node, leaves)
+        noted(self.history, began, "reboot", node, leaves)
 
-    @contextmanager
-    def _placed(
-        self, name: str, node: str, put: Callable[[], None], heal: Callable[[], None], leaves: str
-    ) -> Iterator[None]:
-        began = time.time()
-        try:
-            put()
-            self._noted(began, name, node, leaves)
-            yield
-        finally:
-            heal()
-            self.history.note("scenario", "heal", name=name, node=node)
 
-    def _noted(self, began: float, name: str, node: str, leaves: str) -> None:
-        """Note a fault at the moment when it began; `placed` is when it was complete."""
-        fields = {"name": name, "node": node, "leaves": leaves, "placed": time.time()}
-        self.history.append(Event(began, "scenario", "fault", fields))
+@contextmanager
+def placed(
+    history: History, name: str, node: str, put: Callable[[], None], heal: Callable[[], None], *, leaves: str = ""
+) -> Iterator[None]:
+    """Put a fault in place, note it, and heal it on the way out, whatever happened meanwhile."""
+    began = time.time()
+    try:
+        put()
+        noted(history, began, name, node, leaves)
+        yield
+    finally:
+        heal()
+        history.note("scenario", "heal", name=name, node=node)
+
+
+def noted(history: History, began: float, name: str, node: str, leaves: str = "") -> None:
+    """Note a fault at the moment when it began; `placed` is when it was complete."""
+    fields = {"name": name, "node": node, "leaves": leaves, "placed": time.time()}
+    history.append(Event(began, "scenario", "fault", fields))

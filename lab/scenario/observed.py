@@ -42,13 +42,16 @@ class Expectation:
     """What a scenario allows, in seconds: it stands in the scenario, and is judged by I6 and I10.
 
     `failovers` counts promotions of a node that did not hold the role before; None allows any number.
-    `fences` names the nodes whose fence-peer handler must have run.
+    `fences` names the nodes whose fence-peer handler must have run, `may_fail` those where it may fail. `window_s` is
+    how much later than an acknowledgement alone the lock may be (I4, I7): where a rule names such a window.
     """
 
     recovery_s: float = 30.0
     failovers: int | None = 1
     gap_s: float | None = None
     fences: tuple[str, ...] = ()
+    may_fail: tuple[str, ...] = ()
+    window_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,19 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything read at the end, before anything is torn down; None where it could not be read."""
+    """Everything read at the end, before anything is torn down; None where it could not be read.
+
+    `macs`, `owners` and `clients` tell which node a MAC address, a uuid and an address of the LAN belong to;
+    `lock_name` is the lock's name in the store.
+    """
 
     nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
     lines: tuple[str, ...] | None = None
     baseline: tuple[str, ...] = ()
     macs: Mapping[str, str] = field(default_factory=dict)
+    owners: Mapping[str, str] = field(default_factory=dict)
+    clients: Mapping[str, str] = field(default_factory=dict)
+    lock_name: str = ""
     lock: Mapping[str, object] | None = None
     impairments: tuple[str, ...] | None = None
     scrub_code: int | None = None

@@ -22,6 +22,13 @@ class Place:
     lan: str
     lock_url: str
     macs: Mapping[str, str]
+    owners: Mapping[str, str]
+    clients: Mapping[str, str]
+
+    @property
+    def lock_name(self) -> str:
+        """The lock's name in the store."""
+        return self.lock_url.rpartition("/")[2]
 
     @classmethod
     def of(cls, site: Site) -> Place:
@@ -38,6 +45,8 @@ class Place:
             lan=site.nodes[NODES[0]].lan.interface,
             lock_url=f"{site.store.url}/v1/locks/{site.pair}-{spec.resource}",
             macs={node.lan.mac: name for name, node in site.nodes.items()},
+            owners={str(node.uuid): name for name, node in site.nodes.items()},
+            clients={str(node.lan.address.ip): name for name, node in site.nodes.items()},
         )
 
 

@@ -30,6 +30,7 @@ BUG = re.compile(r"BUG:|WARNING:|Oops|hung task|blocked for more than|Kernel pan
 _KERNEL_LINE = re.compile(rb"^(\d+\.\d+) \S+ kernel: (.*)$")
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 STORE_LOG = "/var/lib/hapair-store/requests.jsonl"
+PROXY_LOG = "/run/hapair-store-proxy.jsonl"
 DECISIONS = "/var/log/hapair/decisions.jsonl"
 EVENTS2 = ["stdbuf", "-oL", "drbdsetup", "events2", "--timestamps"]
 
@@ -72,7 +73,7 @@ class Recorder:
         self._times: dict[str, str] = {}
         local = [lab.folder / "events.jsonl", *(lab.folder / f"{name}.console" for name in lab.nodes)]
         self._local = {path: path.stat().st_size if path.exists() else 0 for path in local}
-        self.followers = [*self._of_nodes(), self._of_store()]
+        self.followers = [*self._of_nodes(), *self._of_store()]
 
     def start(self) -> None:
         """Begin to follow everything."""
@@ -100,9 +101,11 @@ class Recorder:
             yield self._follower(node, "events2", lambda: EVENTS2, self._events2(name))
             yield self._follower(node, "decisions", lambda: _tail(DECISIONS), self._log(name, name, "decision"))
 
-    def _of_store(self) -> Follower:
+    def _of_store(self) -> Iterator[Follower]:
+        """The store tells what it has changed, the proxy before it who was told what."""
         third = self.lab.nodes["third"]
-        return self._follower(third, "requests", lambda: _tail(STORE_LOG), self._log(third.name, "store", "request"))
+        yield self._follower(third, "requests", lambda: _tail(STORE_LOG), self._log(third.name, "store", "request"))
+        yield self._follower(third, "proxy", lambda: _tail(PROXY_LOG), self._log(third.name, "store", "proxy"))
 
     def _follower(
         self, node: Node, stream: str, argv: Callable[[], list[str]], on_line: Callable[[bytes], None]

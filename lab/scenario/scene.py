@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from lab.deadline import Deadline, time_scale
+from lab.deadline import Deadline, time_scale, wait_until
 from lab.errors import HapairError
 from lab.hosts.site import Site
 from lab.providers.base import Lab
@@ -21,8 +21,10 @@ from lab.scenario.faults import Faults, heal_all
 from lab.scenario.history import Event, History
 from lab.scenario.observed import NODES, Expectation, Facts, boots, faults
 from lab.scenario.place import Place
+from lab.scenario.program_faults import ProgramFaults
 from lab.scenario.recorder import Recorder
 from lab.scenario.report import Result, result, write_atomically
+from lab.scenario.store_faults import StoreFaults
 from lab.scenario.verdict import Outcome, Verdict
 from lab.scenario.workload import Load, Workload, install, page
 
@@ -31,6 +33,8 @@ WATCH_EVERY_S = 1.0
 HEAL_S = 90.0
 SWITCHOVER_S = 60.0
 STOP_S = 15.0
+REFUSALS = ("has every acknowledged write", "own data is not good enough", "this disk failed once")
+"""What `hapair status` says of a node that must not serve: the lock (F6), its data (F5), its tombstone (F4)."""
 
 
 class Pair(Protocol):
@@ -66,6 +70,8 @@ class Scene:
         self.random = random.Random(f"{seed}/{name}")  # noqa: S311 - repeatable on purpose
         self.history = History(folder / "history.jsonl")
         self.faults = Faults(pair.lab, self.history)
+        self.store = StoreFaults(pair.lab, self.history, self.place)
+        self.programs = ProgramFaults(pair.lab, self.history)
         self.expectation = Expectation()
         third = pair.lab.nodes["third"]
         self.clocks = Clocks(self.history)
@@ -86,6 +92,7 @@ class Scene:
             TimedOut: no write was acknowledged although the pair was up.
         """
         heal_all(self.lab)
+        self.store.heal()
         owners = {str(node.uuid): name for name, node in self.pair.site.nodes.items()}
         self.history.note("scenario", "begin", name=self.name, owners=owners)
         third = self.lab.nodes["third"]
@@ -106,11 +113,13 @@ class Scene:
         failovers: int | None,
         gap_s: float | None = None,
         fences: tuple[str, ...] = (),
+        may_fail: tuple[str, ...] = (),
+        window_s: float = 0.0,
     ) -> None:
         """State what this scenario allows; seconds are stretched by the one multiplier of every time limit."""
         scale = time_scale()
         gap = None if gap_s is None else gap_s * scale
-        self.expectation = Expectation(recovery_s * scale, failovers, gap, fences)
+        self.expectation = Expectation(recovery_s * scale, failovers, gap, fences, may_fail, window_s * scale)
         self.history.note("scenario", "expect", **asdict(self.expectation))
 
     def roles(self) -> tuple[str, str]:
@@ -158,6 +167,67 @@ class Scene:
         hit = max((fault.t for fault in faults(self.history.events()) if fault.text("node") == node), default=0.0)
         self._wait(f"{node} has booted anew", lambda e: e.source == node and e.kind == "boot" and e.t > hit, limit_s)
 
+    def wait_event(self, what: str, wanted: Callable[[Event], bool], *, since: int, limit_s: float = 30.0) -> Event:
+        """Wait for an event that arrived after `since` (a mark of the history); `what` completes "waiting until …"."""
+        return self.history.wait(what, wanted, Deadline.after(limit_s), mark=since, meanwhile=self._watch)
+
+    def wait_peer_lost(self, node: str, *, since: int) -> Event:
+        """Wait until DRBD on that node has lost its peer."""
+        return self.wait_event(f"{node} has lost its peer", partial(_connection, node, False), since=since)
+
+    def wait_connected(self, node: str, *, since: int) -> Event:
+        """Wait until DRBD on that node is connected again."""
+        return self.wait_event(f"{node} is connected", partial(_connection, node, True), since=since)
+
+    def wait_solo(self, node: str, *, since: int) -> Event:
+        """Wait until the store has made the lock SOLO of that node."""
+        return self.wait_event(f"{node} holds the lock", partial(self._solo, node), since=since)
+
+    def wait_decision(self, node: str, text: str, *, since: int, limit_s: float = 30.0) -> Event:
+        """Wait until that node logs a decision in whose words `text` occurs."""
+
+        def wanted(event: Event) -> bool:
+            return event.source == node and event.kind == "decision" and text in str(event)
+
+        return self.wait_event(f"{node} decides: {text}", wanted, since=since, limit_s=limit_s)
+
+    def wait_refusal(self, node: str, *, booted_since: int | None, limit_s: float = 60.0) -> str:
+        """Wait until a node that is alone says that it must not serve, and return its words.
+
+        What lock, tombstone or data forbid counts; that it waits T_grace does not.
+
+        Args:
+            booted_since: a mark of the history after which it has booted; None: it has not.
+        """
+        there = self.lab.nodes[node]
+        if booted_since is not None:
+            self.wait_event(f"{node} is up", partial(_boots, node), since=booted_since, limit_s=limit_s)
+
+        def refuses() -> str:
+            try:
+                text = there.run(["hapair", "status"], limit_s=15, check=False).text
+            except HapairError:
+                return ""
+            return text if any(why in text for why in REFUSALS) else ""
+
+        return wait_until(f"{node} refuses to serve", refuses, Deadline.after(limit_s), pause_s=0.3)
+
+    def acks_between(self, start: float, end: float | None) -> int:
+        """Return how many writes that were sent after `start` have been acknowledged by `end` (None: so far).
+
+        A tenth of a second at both ends is left out: they are times of a node's clock, a write's are the client's.
+        """
+        done = [e for e in self.history.events() if e.source == "client" and e.kind == "ack"]
+        return sum(e.number("started") > start + 0.1 and (end is None or e.t < end - 0.1) for e in done)
+
+    def _solo(self, node: str, event: Event) -> bool:
+        if event.source != "store" or event.kind != "request" or event.text("method") != "PUT":
+            return False
+        after = event.data.get("after")
+        return (
+            isinstance(after, Mapping) and after["state"] == "SOLO" and self.place.owners[str(after["owner"])] == node
+        )
+
     def wait_healed(self, *, limit_s: float = HEAL_S) -> None:
         """Wait until both nodes are Connected and UpToDate again, and the lock is SHARED."""
         examine.wait_healed(self.lab, self.place, Deadline.after(limit_s))
@@ -170,6 +240,7 @@ class Scene:
         impairments = examine.impairments(self.lab)
         try:
             heal_all(self.lab)
+            self.store.heal()
             self.wait_healed(limit_s=10.0 if error else HEAL_S)
         except HapairError as late:
             self.history.note("scenario", "not_healed", why=late.message)
@@ -200,7 +271,8 @@ class Scene:
             return
         self._watched = now
         settled = [event for event in self.history.events() if event.t < now - SETTLED_S]
-        facts = Facts(macs=self.place.macs)
+        place = self.place
+        facts = Facts(macs=place.macs, owners=place.owners, clients=place.clients, lock_name=place.lock_name)
         for name, check in invariants.WATCHED.items():
             verdict = invariants.guarded(check, settled, facts, self.expectation)
             if verdict.outcome is Outcome.INVALID:
@@ -208,11 +280,29 @@ class Scene:
 
     def _keep(self, facts: Facts, verdicts: Mapping[str, Verdict]) -> None:
         """Write down what was judged, beside the history: lists that stand there too are left out."""
-        short = replace(facts, nodes={}, macs=dict(facts.macs), lock=dict(facts.lock) if facts.lock else None)
+        short = replace(
+            facts,
+            nodes={},
+            macs=dict(facts.macs),
+            owners=dict(facts.owners),
+            clients=dict(facts.clients),
+            lock=dict(facts.lock) if facts.lock else None,
+        )
         data = {**asdict(short), "nodes": {name: asdict(node) for name, node in facts.nodes.items()}}
         write_atomically(self.folder / "facts.json", json.dumps(data, indent=1, default=str) + "\n")
         why = {name: {"outcome": v.outcome.value, "why": v.why} for name, v in verdicts.items()}
         write_atomically(self.folder / "verdict.json", json.dumps(why, indent=1) + "\n")
+
+
+def _connection(node: str, connected: bool, event: Event) -> bool:
+    if event.source != node or event.kind != "drbd" or event.text("object") != "connection":
+        return False
+    now = event.text("connection")
+    return bool(now) and (now == "Connected") is connected
+
+
+def _boots(node: str, event: Event) -> bool:
+    return event.source == node and event.kind == "boot"
 
 
 def _follows(node: str, event: Event) -> bool:

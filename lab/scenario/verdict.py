@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,7 +15,7 @@ class Outcome(StrEnum):
     INVALID = "invalid"
 
 
-SHOWN = 5  # reasons in an explanation
+SHOWN = 5  # reasons or examples in an explanation
 RANK = {Outcome.VALID: 0, Outcome.UNKNOWN: 1, Outcome.INVALID: 2}
 
 
@@ -40,6 +40,14 @@ def unknown(why: str) -> Verdict:
 def invalid(why: str) -> Verdict:
     """Return: it was violated."""
     return Verdict(Outcome.INVALID, why)
+
+
+def nothing(what: str, found: Sequence[str]) -> Verdict:
+    """Return: nothing of the kind was found; else it was violated, with the first few of them."""
+    if not found:
+        return valid()
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return invalid(f"{len(found)} {what}: {', '.join(found[:SHOWN])}{more}")
 
 
 def together(verdicts: Iterable[Verdict]) -> Verdict:

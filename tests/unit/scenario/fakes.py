@@ -284,8 +284,18 @@ def ready(folder: Path) -> tuple[FakePair, Client]:
     healthy(pair.lab)
     for name, role in (("n1", "Primary"), ("n2", "Secondary")):
         drbd_now(pair, name, role, "exists")
+        for line in DUMP.splitlines()[1:4]:
+            now = f"{datetime.now(UTC).isoformat()} {line.partition(' ')[2]}"
+            pair.lab.nodes[name].streams["events2"].put(now.encode())
         pair.lab.nodes[name].streams["journal"] = queue.Queue()
         pair.lab.nodes[name].streams["journal"].put(f"1.0 {name} systemd[1]: x".encode())
     client = Client(pair)
+    owner = pair.site.nodes["n1"].uuid
+    lock = {"state": "SHARED", "owner": str(owner), "writer": str(owner), "epoch": 3, "attempt_id": "x"}
+    asked = {"method": "PUT", "name": "example-r0", "status": 200}
+    client.say("requests", "store", "request", **asked, before=None, after=lock)
+    client.say(
+        "proxy", "store", "proxy", **asked, came=time.time(), client="192.0.2.11", asked=lock, told=lock, store=200
+    )
     pair.lab.nodes["third"].on_stream["write"] = client.write
     return pair, client

@@ -8,6 +8,10 @@ from lab.scenario.history import Event
 from lab.scenario.observed import Facts, NodeFacts
 
 MACS = {"02:00:5e:00:02:11": "n1", "02:00:5e:00:02:12": "n2"}
+OWNERS = {"u-n1": "n1", "u-n2": "n2"}
+CLIENTS = {"192.0.2.11": "n1", "192.0.2.12": "n2"}
+CLIENTS_OF = {node: address for address, node in CLIENTS.items()}
+LOCK = "example-r0"
 MAC_OF = {node: mac for mac, node in MACS.items()}
 HEALTHY = NodeFacts(
     role="Secondary",
@@ -32,6 +36,9 @@ class Story:
             for stream in ("journal", "events2"):
                 self.add(0.0, node, "follow", stream=stream)
             self.role(0.0, node, "Primary" if node == "n1" else "Secondary", change="exists")
+            self.peer(0.0, node, "Connected", "UpToDate", change="exists")
+        self.lock: dict[str, object] = {}
+        self.commit(0.0, "SHARED", "n1")
 
     def add(self, t: float, source: str, kind: str, **data: object) -> Story:
         self.events.append(Event(t, source, kind, data))
@@ -39,6 +46,29 @@ class Story:
 
     def role(self, t: float, node: str, role: str, change: str = "change") -> Story:
         return self.add(t, node, "drbd", change=change, object="resource", role=role)
+
+    def peer(self, t: float, node: str, connection: str, disk: str, change: str = "change") -> Story:
+        """What a node sees of its peer; its own disk is well."""
+        self.add(t, node, "drbd", change=change, object="connection", connection=connection)
+        self.add(t, node, "drbd", change=change, object="device", disk="UpToDate")
+        return self.add(t, node, "drbd", change=change, object="peer-device", **{"peer-disk": disk})
+
+    def apart(self, t: float, *nodes: str) -> Story:
+        """Let nodes lose their peer."""
+        for node in nodes:
+            self.peer(t, node, "Connecting", "DUnknown")
+        return self
+
+    def commit(self, t: float, state: str, owner: str, writer: str = "", told: bool = True, **wrong: object) -> Story:
+        """Let the store take a new version of the lock, and its writer hear of it."""
+        writer, before = writer or owner, self.lock or None
+        epoch = int(str(self.lock.get("epoch", 0))) + 1
+        self.lock = {"state": state, "owner": f"u-{owner}", "writer": f"u-{writer}", "epoch": epoch}
+        self.lock = {**self.lock, "attempt_id": f"a{epoch}", **wrong}
+        self.add(t, "store", "request", method="PUT", name=LOCK, status=200, before=before, after=self.lock)
+        said = self.lock if told else None
+        asked = {"method": "PUT", "name": LOCK, "rule": "", "asked": self.lock, "store": 200}
+        return self.add(t + 0.01, "store", "proxy", came=t - 0.01, client=CLIENTS_OF[writer], told=said, **asked)
 
     def write(self, t: float, seq: int, boot: str = "boot-n1", took: float = 0.01) -> Story:
         self.add(t, "client", "invoke", seq=seq, nonce=f"x{seq}")
@@ -70,7 +100,7 @@ def failover() -> Story:
         story.write(1.0 + number / 20, number).answer(1.0 + number / 20, "n1")
     story.fault(2.0, leaves="n1").failed(2.1, 10).failed(4.3, 11)
     story.add(2.02, "n1", "lost", stream="events2").add(2.02, "n1", "lost", stream="journal")
-    story.role(12.0, "n2", "Primary")
+    story.apart(3.5, "n2").commit(11.9, "SOLO", "n2").role(12.0, "n2", "Primary")
     for number in range(20, 30):
         story.write(13.0 + number / 20, number, "boot-n2").answer(13.0 + number / 20, "n2")
     story.listed(14.02, "boot-n2", [*range(10), 20])
@@ -84,6 +114,9 @@ def facts(seqs: list[int] | None = None, **more: object) -> Facts:
         nodes={"n1": HEALTHY, "n2": replace(HEALTHY, role="Primary", containers=("c1",))},
         lines=lines,
         macs=MACS,
+        owners=OWNERS,
+        clients=CLIENTS,
+        lock_name=LOCK,
         lock={"state": "SHARED", "epoch": 4},
         impairments=(),
         scrub_code=0,

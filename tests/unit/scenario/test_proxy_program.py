@@ -147,6 +147,17 @@ def test_a_held_release_lands_when_the_fault_ends_even_if_its_sender_has_left(ri
     assert json.loads(rig.request("GET")[2])["state"] == "SOLO"
 
 
+def test_a_store_that_ignores_conditions_lets_the_late_release_land(rig: Rig) -> None:
+    _, tag, _ = rig.put(1, "SOLO")
+    rig.fault("hold_unconditional", methods=["PUT"], state="SHARED", count=1)
+    late = rig.pool.submit(rig.put, 2, "SHARED", tag)
+    rig.ask(op="wait", name="planted", limit_s=5)
+    assert rig.put(2, "SOLO", tag)[0] == 200
+    rig.ask(op="clear", name="planted")
+    assert late.result()[0] == 200
+    assert json.loads(rig.request("GET")[2])["state"] == "SHARED"
+
+
 def test_silence_lasts_until_the_client_leaves(rig: Rig) -> None:
     rig.fault("silence")
     with pytest.raises(TimeoutError):
