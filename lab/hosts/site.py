@@ -93,6 +93,24 @@ class Store(Part):
     timeout_s: Annotated[float, Field(gt=0, le=60)] = 1.0
 
 
+class AfterSplitBrain(Part):
+    """What DRBD may do by itself when two diverged replicas meet again (drbd.conf-8.4(5), after-sb-*).
+
+    All `disconnect`: a human decides (F12). The other values each discard a replica without a question; those that
+    discard whatever comes (`violently-as0p`), or need a handler (`call-pri-lost-after-sb`), are not offered.
+    """
+
+    zero_primaries: Literal[
+        "disconnect",
+        "discard-younger-primary",
+        "discard-older-primary",
+        "discard-zero-changes",
+        "discard-least-changes",
+    ] = "disconnect"
+    one_primary: Literal["disconnect", "consensus", "discard-secondary"] = "disconnect"
+    two_primaries: Literal["disconnect"] = "disconnect"
+
+
 class Resource(Part):
     """One DRBD resource with its file system and its own LXD."""
 
@@ -104,6 +122,7 @@ class Resource(Part):
     # drbdsetup-84 takes 7 to 65534 activity-log extents (of 4 MiB) and uses 1237 unless told.
     al_extents: Annotated[int, Field(ge=7, le=65534)] = 1237
     resync_mib_per_s: Annotated[int, Field(ge=1, le=4096)] = 100
+    after_sb: AfterSplitBrain = AfterSplitBrain()
 
     @property
     def device(self) -> str:

@@ -80,13 +80,15 @@ class Interface:
 class Disk:
     """A data disk. `slot` is its kernel name (`ubdb`, …); `file` stands in the lab's folder, made if missing.
 
-    A virtual machine's disk lies in the lab's storage pool, and `serial` is what the node knows it by.
+    A virtual machine's disk lies in the lab's storage pool, and `serial` is what the node knows it by. With a
+    `log_slot`, where the node logs its durable writes, the disk loses what was not flushed when the power is cut.
     """
 
     slot: str
     file: str
     size_bytes: int
     serial: str = ""
+    log_slot: str = ""
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,10 @@ class Node(Protocol):
         """Wait until the control channel answers (TimedOut with the last console lines)."""
 
     def power_off(self) -> None:
-        """Cut the power: the node's processes are killed at once. A node that is off stays off."""
+        """Cut the power: the node's processes are killed at once, and disks with a write log lose what was not flushed.
+
+        A node that is off stays off.
+        """
 
     def power_on(self) -> None:
         """Switch on; does nothing to a node that is on."""

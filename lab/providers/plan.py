@@ -19,8 +19,8 @@ CROSSOVER_DEVICE = "vec1"
 """User-Mode Linux's names of the network cards; a node's .link files rename them by MAC address."""
 
 SLOTS = {"data": "ubdb", "meta": "ubdc"}
-"""Disk slots as the image's udev rule knows them (hostfiles/lab/root/etc/udev/rules.d)."""
-
+LOG_SLOTS = {"data": "ubdd", "meta": "ubde"}
+"""Disks and the logs of their durable writes, as the image knows them (hostfiles/lab/root/usr/lib/hapair-lab/disks)."""
 
 VIRTUAL_SLOTS = {"data": "vdb", "meta": "vdc"}
 """The same in a virtual machine; there a disk's serial, not its slot, is what the node knows it by."""
@@ -75,7 +75,7 @@ def _pair_node(site: Site, name: str, artifacts: Artifacts) -> NodePlan:
         image=artifacts.image,
         memory_mb=site.lab.memory_mb,
         disks=tuple(
-            Disk(slot=slot, file=f"{name}.{resource}-{part}", size_bytes=sizes[part] << 20)
+            Disk(slot, f"{name}.{resource}-{part}", sizes[part] << 20, log_slot=LOG_SLOTS[part])
             for resource in site.resources
             for part, slot in SLOTS.items()
         ),
@@ -111,7 +111,7 @@ def with_machines(plan: LabPlan, hypervisor: Hypervisor) -> LabPlan:
 def _virtual(node: NodePlan, ports: Iterator[int]) -> NodePlan:
     slots = {SLOTS[part]: slot for part, slot in VIRTUAL_SLOTS.items()}
     disks = (
-        replace(disk, slot=slots[disk.slot], file=f"{disk.file}.qcow2", serial=disk.file.removeprefix(f"{node.name}."))
+        Disk(slots[disk.slot], f"{disk.file}.qcow2", disk.size_bytes, serial=disk.file.removeprefix(f"{node.name}."))
         for disk in node.disks
     )
     files = Disk("vdd", f"{node.name}.files.qcow2", 0, serial=FILES)

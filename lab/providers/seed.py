@@ -25,7 +25,7 @@ from lab.providers.base import LabPlan
 from lab.providers.copying import copy_sparse
 from lab.providers.provision import provision
 
-VERSION = 1
+VERSION = 2
 """Raised whenever what `provision` leaves on the disks changes, so that old seeds are not used."""
 
 COMPLETE = "complete"

@@ -19,6 +19,7 @@ from lab.providers.base import NodePlan, NodeState, NodeStatus
 from lab.providers.control import ControlLine
 from lab.providers.copying import copy_sparse
 from lab.providers.machine import Log
+from lab.providers.volatile import VolatileDisk, log_of
 
 VECTOR_DEPTH = 128
 """Frames that a card hands over in one system call."""
@@ -29,6 +30,7 @@ DEADLY_KEYS = ("b", "c", "o")
 FRUITLESS_BOOTS = 3
 """A node that restarts this often in a row without ever becoming ready stays off."""
 KILL_LIMIT_S = 20.0
+FOLD_EVERY_S = 5.0
 
 
 def argv(plan: NodePlan, control_fd: int) -> list[str]:
@@ -39,7 +41,9 @@ def argv(plan: NodePlan, control_fd: int) -> list[str]:
     the kernel closes that when the card is taken down, and the card could never be brought up again.
     """
     name = plan.name
-    disks = [f"{disk.slot}d={disk.file}" for disk in plan.disks]  # "d": take it as it is, look for no overlay in it
+    # "d": take it as it is, look for no overlay in it.
+    disks = [f"{disk.slot}d={disk.file}" for disk in plan.disks]
+    disks += [f"{disk.log_slot}d={log_of(Path(disk.file))}" for disk in plan.disks if disk.log_slot]
     cards = [
         f"vec{number}:transport=bess,dst=net/{name}.{card.network},mac={card.mac},mtu={card.mtu},depth={VECTOR_DEPTH}"
         for number, card in enumerate(plan.interfaces)
@@ -112,6 +116,9 @@ class UmlMachine:
         self._boots = 0
         self._fruitless = 0
         self._note = ""
+        self._volatile = {disk.file: VolatileDisk(folder / disk.file) for disk in plan.disks if disk.log_slot}
+        self._button = asyncio.Lock()
+        self._folding: asyncio.Task[None] | None = None
 
     def prepare(self) -> None:
         """Make the folders and files that the kernel expects.
@@ -164,19 +171,28 @@ class UmlMachine:
 
     async def power_on(self) -> None:
         """Start the kernel; a node that is on stays as it is."""
-        if self._run is None:
-            self._fruitless = 0
-            self._start("on")
+        async with self._button:
+            if self._run is None:
+                self._fruitless = 0
+                self._start("on")
 
     async def power_off(self) -> None:
-        """Kill the node's process group, and return when it is gone."""
-        run = self._run
-        if run is None:
-            return
-        run.cut = True
-        proc.kill_group(run.child)
-        async with asyncio.timeout(KILL_LIMIT_S):
-            await run.ended.wait()
+        """Kill the node's process group, and return when it is gone and what it had not flushed is lost.
+
+        A node that resets, crashes or switches itself off loses nothing: its disks keep their power, or were flushed.
+        """
+        async with self._button:
+            run = self._run
+            if run is None:
+                return
+            run.cut = True
+            proc.kill_group(run.child)
+            async with asyncio.timeout(KILL_LIMIT_S):
+                await run.ended.wait()
+            for file, disk in self._volatile.items():
+                cut = await asyncio.to_thread(disk.cut)
+                fields = {"bytes": cut.discarded_bytes, "kept_writes": cut.kept_writes}
+                self._log("discarded", node=self.plan.name, disk=file, **fields)
 
     async def freeze(self) -> None:
         """Stop every process of the node."""
@@ -290,10 +306,25 @@ class UmlMachine:
     def _start(self, why: str) -> None:
         # A kernel that was killed leaves its pid file, and the next one refuses the name while any process has that id.
         shutil.rmtree(self._folder / "run" / self.plan.name, ignore_errors=True)
+        # The cables stand still meanwhile, for some hundredths of a second.
+        for disk in self._volatile.values():
+            disk.begin()
         self._run = _Run(self.plan, self._folder, self._memory, self)
+        if self._volatile:
+            self._folding = asyncio.create_task(self._fold(self._run))
         self._boots += 1
         self._note = ""
         self._log("power", node=self.plan.name, to="on", why=why)
+
+    async def _fold(self, run: _Run) -> None:
+        """Keep the write logs small while a run lasts; nothing announces that a file has grown."""
+        while not run.ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FOLD_EVERY_S):
+                    await run.ended.wait()
+            for disk in self._volatile.values():
+                if disk.full:
+                    await asyncio.to_thread(disk.fold)
 
     def _running(self) -> _Run:
         if self._run is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lab.providers.base import Node
+from lab.scenario.observed import NODES
 from lab.scenario.scene import Scene
 
 LIMIT_S = 30.0
@@ -91,3 +92,16 @@ def _writer(scene: Scene, node: str, script: str) -> None:
     there.run(["cp", "-a", path, f"{path}.real"], limit_s=LIMIT_S)
     there.put(script.format(boot=boot).encode(), path, 0o755)
     there.run(["sync"], limit_s=LIMIT_S)
+
+
+def no_flushes(scene: Scene) -> None:
+    """Let nobody flush: neither DRBD on either node, nor the file system.
+
+    DRBD's options alone are not enough: it passes on the flushes and FUA writes of the file system whatever they say.
+    """
+    active, _ = scene.roles()
+    for node in NODES:
+        options = ["--disk-flushes=no", "--md-flushes=no"]
+        minor = scene.pair.site.resources[scene.place.resource].minor
+        scene.lab.nodes[node].run(["drbdsetup", "disk-options", f"{minor}", *options], limit_s=LIMIT_S)
+    scene.lab.nodes[active].run(["mount", "-o", "remount,nobarrier", scene.place.mount], limit_s=LIMIT_S)

@@ -8,6 +8,7 @@ from lab.scenario.scene import Scene
 from tests.scenarios.failover import plants
 from tests.scenarios.failover.test_launch_on_drbd import test_launch_on_drbd as launch_on_drbd
 from tests.scenarios.failover.test_power_loss_active import test_power_loss_active as power_loss_active
+from tests.scenarios.failover.test_power_loss_both import test_power_loss_both as power_loss_both
 from tests.scenarios.failover.test_power_loss_standby import test_power_loss_standby as power_loss_standby
 from tests.scenarios.failover.test_reboot_active import test_reboot_active as reboot_active
 from tests.scenarios.failover.test_switchovers import switch_over
@@ -32,6 +33,13 @@ def test_planted_broken_fence_handler(scene: Scene) -> None:
     """Scenario 24, and the active node's fence-peer handler fails while its agent hangs: it stays frozen too long."""
     plants.broken_fence_handler(scene, scene.roles()[0])
     power_loss_standby(scene)
+
+
+@pytest.mark.planted("I1", "I11")
+def test_planted_no_flushes(scene: Scene) -> None:
+    """Both nodes lose power, and nobody had flushed: what the disks still had in their caches is lost."""
+    plants.no_flushes(scene)
+    power_loss_both(scene)
 
 
 @pytest.mark.planted("I5")

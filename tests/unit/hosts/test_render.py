@@ -165,9 +165,6 @@ def test_the_programs_config_is_what_was_agreed() -> None:
         "allow-two-primaries no",
         "rr-conflict disconnect",
         "on-congestion block",  # no pull-ahead
-        "after-sb-0pri disconnect",
-        "after-sb-1pri disconnect",
-        "after-sb-2pri disconnect",
         "wfc-timeout 1",
         "degr-wfc-timeout 1",
         "outdated-wfc-timeout 1",
@@ -181,6 +178,21 @@ def test_what_the_failover_rests_on(setting: str) -> None:
     lines = [line.strip() for line in text("/etc/drbd.d/global_common.conf").splitlines()]
     assert lines.count(f"{setting};") == 1
     assert [line for line in lines if line.startswith(setting.split(maxsplit=1)[0] + " ")] == [f"{setting};"]
+
+
+def test_after_a_split_brain_a_human_decides_unless_the_site_says_otherwise(tmp_path: Path) -> None:
+    def policies(site: Site) -> list[str]:
+        entry = render(site, "n1", runtime=PROGRAMS).entries["/etc/drbd.d/r0.res"]
+        assert isinstance(entry, File)
+        return re.findall(r"after-sb-(.*);", entry.data.decode())
+
+    assert policies(load_site()) == ["0pri disconnect", "1pri disconnect", "2pri disconnect"]
+    chosen = {"zero_primaries": "discard-least-changes", "one_primary": "consensus"}
+    site = load(tmp_path, put(example(), ("resources", "r0", "after_sb"), chosen))
+    assert policies(site) == ["0pri discard-least-changes", "1pri consensus", "2pri disconnect"]
+    with pytest.raises(BadInput, match="zero_primaries"):
+        chosen = {"zero_primaries": "violently-as0p"}
+        load(tmp_path, put(example(), ("resources", "r0", "after_sb"), chosen))
 
 
 def test_every_handler_is_a_program() -> None:

@@ -32,7 +32,8 @@ Start = Callable[..., RunningLab]
 def plan_of(image: Path, *names: str, args: tuple[str, ...] = ()) -> LabPlan:
     def node(number: int, name: str) -> NodePlan:
         card = Interface("lan", f"02:00:5e:00:02:1{number}", "vec0")
-        return NodePlan(name, KERNEL, image, 1, args, (Disk("ubdb", f"{name}.data", 4096),), (card,))
+        disks = (Disk("ubdb", f"{name}.data", 4096), Disk("ubdc", f"{name}.cached", 8192, log_slot="ubdd"))
+        return NodePlan(name, KERNEL, image, 1, args, disks, (card,))
 
     return LabPlan("example", tuple(node(number, name) for number, name in enumerate(names)))
 
@@ -115,7 +116,23 @@ def test_power(start: Start) -> None:
     boots(lab, 2)
     node.reset()
     boots(lab, 3)
-    assert events(lab) == [("power", "on"), ("boot", ""), ("exit", "cut")] * 2 + [("power", "on"), ("boot", "")]
+    life = [("power", "on"), ("boot", "")]
+    assert events(lab) == [*life, ("exit", "cut"), ("discarded", "")] * 2 + life
+
+
+def test_a_cut_takes_what_was_not_flushed_and_a_restart_takes_nothing(start: Start) -> None:
+    lab = start()
+    disk, plain = lab.folder / "n1.cached", lab.folder / "n1.data"
+    disk.write_bytes(b"1" * 8192)  # as the node's kernel does
+    os.kill(pid(lab), signal.SIGUSR1)
+    boots(lab, 2)
+    assert disk.read_bytes() == b"1" * 8192
+    disk.write_bytes(b"1" * 4096 + b"2" * 4096)
+    plain.write_bytes(b"3" * 4096)
+    lab.nodes["n1"].power_off()
+    assert disk.read_bytes() == b"1" * 8192 and plain.read_bytes() == b"3" * 4096
+    *_, last = (json.loads(line) for line in lab.events_path.read_text().splitlines())
+    assert (last["kind"], last["disk"], last["bytes"], last["kept_writes"]) == ("discarded", "n1.cached", 4096, 0)
 
 
 @pytest.mark.parametrize(("sig", "why"), [(signal.SIGUSR1, "restart"), (signal.SIGALRM, "panic")])

@@ -34,8 +34,8 @@ def test_each_node_of_the_pair_has_its_cards_and_disks(plan: LabPlan) -> None:
             Interface("crossover", f"02:00:5e:00:64:0{number}", "vec1"),
         )
         assert node.disks == (
-            Disk("ubdb", f"n{number}.r0-data", 512 << 20),
-            Disk("ubdc", f"n{number}.r0-meta", 64 << 20),
+            Disk("ubdb", f"n{number}.r0-data", 512 << 20, log_slot="ubdd"),
+            Disk("ubdc", f"n{number}.r0-meta", 64 << 20, log_slot="ubde"),
         )
         assert node.kernel_args == ()
 

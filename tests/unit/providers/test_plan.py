@@ -27,7 +27,7 @@ NODE = NodePlan(
     image=Path("/cache/a:b,c d.ext4"),
     memory_mb=900,
     kernel_args=("quiet",),
-    disks=(Disk("ubdb", "n1.data", 1 << 20),),
+    disks=(Disk("ubdb", "n1.data", 1 << 20), Disk("ubdc", "n1.meta", 4096, log_slot="ubdd")),
     interfaces=(Interface("lan", "02:00:5e:00:02:11", "vec0"), Interface("crossover", "02:00:5e:00:64:01", "vec1")),
 )
 
@@ -55,6 +55,7 @@ def test_the_command_line_names_every_file_relative_to_the_lab() -> None:
     assert words[kernel - 3 : kernel] == ["--pdeathsig", "KILL", "--"]
     assert "ubd0=n1.cow,n1.base" in words
     assert "ubdbd=n1.data" in words
+    assert "ubdcd=n1.meta" in words and "ubddd=n1.meta.log" in words
     assert "ssl0=fd:7" in words
     assert "noreboot" in words
     assert "vec1:transport=bess,dst=net/n1.crossover,mac=02:00:5e:00:64:01,mtu=1500,depth=128" in words
