@@ -38,6 +38,11 @@ remember_owner = 0
 dynamic_ownership = 0
 """
 AS_ROOT = 'user = "root"\ngroup = "root"\n'
+ACCOUNTS = {
+    "/etc/passwd": "libvirt-qemu:x:64055:64055::/nonexistent:/usr/sbin/nologin",
+    "/etc/group": "libvirt-qemu:x:64055:",
+}
+"""The numbers are Debian's (base-passwd, Uid 64055); no process runs as this user."""
 LIBVIRTD_CONF = 'auth_unix_rw = "none"\n'
 
 
@@ -74,6 +79,7 @@ def private(folder: Path, runtime: Path, *, root: bool | None = None) -> Command
         (folder / name).mkdir(parents=True, exist_ok=True)
         Path(place).mkdir(parents=True, exist_ok=True)  # what is bound over has to be there
         binds += ["--bind", str(folder / name), place]
+    binds += _accounts(folder)
     Path("/run/libvirt").mkdir(exist_ok=True)
     (folder / "etc" / "qemu.conf").write_text(QEMU_CONF + AS_ROOT)
     (folder / "etc" / "libvirtd.conf").write_text(LIBVIRTD_CONF)
@@ -83,6 +89,23 @@ def private(folder: Path, runtime: Path, *, root: bool | None = None) -> Command
     )
     socket = run / "libvirt-sock"
     return Command(argv, {}, socket, f"qemu:///system?socket={socket}")
+
+
+def _accounts(folder: Path) -> list[str]:
+    """Return what shows root's daemon the user and the group libvirt-qemu where there are none.
+
+    Debian's libvirtd ends at once without them, whatever qemu.conf says; only libvirt-daemon-system makes them, which a
+    lab does not need.
+    """
+    binds = []
+    for file, line in ACCOUNTS.items():
+        text = Path(file).read_text(encoding="utf-8")
+        if not any(known.startswith(line.partition(":")[0] + ":") for known in text.splitlines()):
+            own = folder / Path(file).name
+            own.write_text(f"{text.rstrip()}\n{line}\n", encoding="utf-8")
+            own.chmod(0o644)
+            binds += ["--ro-bind", str(own), file]
+    return binds
 
 
 def _session(libvirtd: str, folder: Path, run: Path) -> Command:

@@ -165,6 +165,19 @@ def test_roots_daemon_sees_the_labs_folders_and_may_not_touch_the_network(tmp_pa
     assert 'user = "root"' in (tmp_path / "libvirt" / "etc" / "qemu.conf").read_text()
 
 
+def test_roots_daemon_gets_the_account_that_it_wants_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passwd, group = tmp_path / "passwd", tmp_path / "group"
+    passwd.write_text("root:x:0:0::/root:/bin/sh\n")
+    group.write_text("root:x:0:\nlibvirt-qemu:x:64055:\n")
+    (tmp_path / "lab").mkdir()
+    lines = libvirt.ACCOUNTS.values()
+    monkeypatch.setattr(libvirt, "ACCOUNTS", dict(zip((str(passwd), str(group)), lines, strict=True)))
+    assert libvirt._accounts(tmp_path / "lab") == ["--ro-bind", str(tmp_path / "lab" / "passwd"), str(passwd)]
+    assert (tmp_path / "lab" / "passwd").read_text().splitlines()[1].startswith("libvirt-qemu:x:64055:")
+
+
 def test_a_users_daemon_lives_in_folders_of_the_lab(tmp_path: Path, fakes: Any) -> None:
     for name in ("libvirtd", "setpriv"):
         fakes.add(name)
