@@ -10,8 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import vagrant
+from typing import TYPE_CHECKING
 
 from lab import paths, proc
 from lab.errors import HapairError
@@ -19,6 +18,9 @@ from lab.providers import installed, libvirt
 from lab.providers.box import DISK, Box
 from lab.providers.daemon import POOL
 from lab.providers.supervisor import PLAN
+
+if TYPE_CHECKING:
+    import vagrant
 
 HOME, DOTFILES, LOG = "vagrant-home", "vagrant", "vagrant.log"
 BORROWED = ("gems", "plugins.json", "rgloader", "setup_version", "insecure_private_key")
@@ -91,6 +93,9 @@ def environment(folder: Path) -> Mapping[str, str]:
 
 
 def _vagrant(folder: Path) -> vagrant.Vagrant:
+    # Not before it is needed: where Vagrant is not installed, importing it prints a complaint, whatever the command.
+    import vagrant  # noqa: PLC0415 - see above
+
     log = vagrant.make_file_cm(str(folder / LOG), mode="a")
     return vagrant.Vagrant(
         root=str(paths.PROJECT), env=proc.environment(environment(folder)), err_cm=log, quiet_stderr=False
