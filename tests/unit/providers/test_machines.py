@@ -20,7 +20,7 @@ from lab.errors import BadInput, HapairError
 from lab.hosts.render import render_all
 from lab.hosts.site import Site, load_site
 from lab.paths import PROJECT
-from lab.providers import choice, daemon, libvirt, vagrant
+from lab.providers import choice, daemon, libvirt, vagrant, virtual
 from lab.providers.base import Hypervisor, LabPlan
 from lab.providers.box import Box
 from lab.providers.kvm import Outcome, Verdict
@@ -54,6 +54,28 @@ def test_machines_have_ports_of_their_own_and_a_disk_with_their_files(plan: LabP
         ]  # fmt: skip
     assert len(set(ports)) == len(ports) == 12
     assert LabPlan.load(plan.dump()) == plan
+
+
+@pytest.mark.spawns
+def test_disks_of_a_plain_pair_become_those_of_the_machines(tmp_path: Path, plan: LabPlan, fakes: Any) -> None:
+    fakes.add("qemu-img")
+    lent, folder = tmp_path / "seed", tmp_path / "lab"
+    lent.mkdir()
+    folder.mkdir()
+    (lent / "third.cow").write_bytes(b"store")
+    virtual._lend(plan, lent, folder)
+    assert (folder / "third.cow").read_bytes() == b"store"
+    assert [call[-2:] for call in fakes.calls("qemu-img")] == [
+        [str(lent / f"{node}.r0-{part}"), str(folder / "pool" / f"{node}.r0-{part}.qcow2")]
+        for node in ("n1", "n2")
+        for part in ("data", "meta")
+    ]
+
+
+@pytest.mark.parametrize(("release", "lends"), [("debian-12", True), ("debian-13", False)])
+def test_only_a_box_of_the_images_release_goes_on_from_its_disks(tmp_path: Path, release: str, lends: bool) -> None:
+    site = sites.load(tmp_path, sites.put(sites.example(), ("lab", "box"), release))
+    assert virtual.borrows(site) is lends
 
 
 def refuse() -> Verdict:
