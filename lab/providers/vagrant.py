@@ -28,9 +28,9 @@ BORROWED = ("gems", "plugins.json", "rgloader", "setup_version", "insecure_priva
 EXPLAINED = (
     (re.compile(r"machine .* is locked|another process is already executing", re.IGNORECASE),
      "another vagrant command works on this lab: wait for its end"),
-    (re.compile(r"Address already in use"),
+    (re.compile(r"Address already in use|Could not set up host forwarding rule"),
      "another program has taken a port of this lab: run the command again, it takes others"),
-    (re.compile(r"Failed to connect socket|libvirt.*(closed|broken|reset)", re.IGNORECASE),
+    (re.compile(r"Failed to connect socket|End of file while reading|libvirt.*(closed|broken|reset)", re.IGNORECASE),
      "libvirtd died meanwhile: run the command again; libvirtd.log in the lab's folder may say why"),
     (re.compile(r"(Could not access KVM kernel module|failed to initialize kvm)", re.IGNORECASE),
      "this machine's /dev/kvm does not work: invoke lab.doctor says more; without it: --provider uml"),

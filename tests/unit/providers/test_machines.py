@@ -226,6 +226,26 @@ def test_the_box_is_laid_out_where_vagrant_looks_for_it(tmp_path: Path, monkeypa
     assert volume.samefile(box.image)
 
 
+SAID = {
+    "An action 'up' was attempted on the machine 'n1',\nbut another process is already executing an action": "wait for",
+    "-netdev user,hostfwd=tcp:127.0.0.1:4567-:22: Could not set up host forwarding rule 'tcp:…'": "takes others",
+    "-netdev socket,udp=127.0.0.1:1: can't bind ip=127.0.0.1 to socket: Address already in use": "takes others",
+    "Call to virDomainCreateWithFlags failed: End of file while reading data: Input/output error": "libvirtd died",
+    "Failed to connect socket to '/dev/shm/hapair-x/libvirt/libvirt-sock': Connection refused": "libvirtd died",
+    "The provider 'libvirt' could not be found, but was requested to\nback the machine 'n1'.": "install the plugin",
+    "qemu-img: error while writing: No space left on device": "make room",
+    "something else": "see what it says",
+}
+"""The words of Vagrant 2.3.4, its plugin 0.11 and QEMU 7.2, and what the cure begins with."""
+
+
+@pytest.mark.parametrize(("said", "cure"), SAID.items())
+def test_a_failure_of_vagrant_comes_with_its_cure(tmp_path: Path, said: str, cure: str) -> None:
+    (tmp_path / vagrant.LOG).write_text(f"==> n1: Starting domain.\n{said}\n")
+    failure = vagrant._failed(tmp_path, "vagrant up")
+    assert said.splitlines()[0] in failure.message and cure in failure.hint
+
+
 def test_a_tree_without_the_agents_link_lacks_nothing_else() -> None:
     tree = render_all(load_site())["n1"].tar()
 
