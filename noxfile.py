@@ -86,6 +86,12 @@ def fencing(session: nox.Session) -> None:
 
 
 @nox.session(tags=["lab", "slow"], default=False)
+def lifecycle(session: nox.Session) -> None:
+    """A lab comes and goes, and leaves nothing on the machine: for any provider."""
+    _run(session, "pytest", "tests/scenarios/lifecycle", *session.posargs)
+
+
+@nox.session(tags=["lab", "slow"], default=False)
 def planted(session: nox.Session) -> None:
     """Planted faults, one for each scenario: each must turn its scenario red."""
     _run(session, "pytest", "-m", "planted", "tests/scenarios", *session.posargs)

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -153,19 +153,20 @@ def bring_up(
     stretch(hypervisor)
     check_start(name, site)
     folder = folder_of(name)
-    plan = make_plan(site, name, artifacts, seed_number)
-    if hypervisor:
-        plan = with_machines(plan, hypervisor)
     trees = {node: tree.tar() for node, tree in render_all(site).items()}
     if artifacts.programs:
         trees = {node: with_programs(tree, artifacts.programs, site.programs) for node, tree in trees.items()}
-    inputs = seed.Inputs(site, trees, plan, artifacts.digests)
+    plain = seed.Inputs(site, trees, make_plan(site, name, artifacts, seed_number), artifacts.without_box)
+    inputs = plain
+    if hypervisor:
+        inputs = replace(plain, plan=with_machines(plain.plan, hypervisor), digests=artifacts.digests)
     with client.locked(folder):
         if folder.exists():
             return _again(folder, site, inputs, progress)
         try:
             if artifacts.box:
-                return _first_virtual(folder, inputs, artifacts.box, progress)
+                lent = seed.ensure(plain, progress) if virtual.borrows(site) else None
+                return _first_virtual(folder, inputs, artifacts.box, progress, lent)
             return _first(folder, inputs, seed.ensure(inputs, progress), progress)
         except BaseException:
             client.destroy(folder)
@@ -192,9 +193,9 @@ def _first(folder: Path, inputs: seed.Inputs, planted: Path, progress: Steps) ->
     return pair
 
 
-def _first_virtual(folder: Path, inputs: seed.Inputs, box: Box, progress: Steps) -> Pair:
+def _first_virtual(folder: Path, inputs: seed.Inputs, box: Box, progress: Steps, lent: Path | None) -> Pair:
     _make_folder(folder, inputs)
-    pair = Pair(virtual.make(folder, inputs, box, progress), inputs.site)
+    pair = Pair(virtual.make(folder, inputs, box, progress, lent), inputs.site)
     with progress.step("waiting for the container", estimate_s=20):
         pair.wait_serving(Deadline.after(VIRTUAL_SERVING_S))
     with progress.step("snapshot of all nodes", estimate_s=1):

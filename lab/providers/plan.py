@@ -25,6 +25,9 @@ LOG_SLOTS = {"data": "ubdd", "meta": "ubde"}
 VIRTUAL_SLOTS = {"data": "vdb", "meta": "vdc"}
 """The same in a virtual machine; there a disk's serial, not its slot, is what the node knows it by."""
 
+QCOW2 = ".qcow2"
+"""What the name of a virtual machine's disk has more than that of a User-Mode Linux node's."""
+
 FILES = "hapair-files"
 """Serial of the disk that holds a machine's rendered files as a tar archive: the box's initrd unpacks it."""
 
@@ -46,7 +49,12 @@ class Artifacts:
     def digests(self) -> dict[str, str]:
         """What a seed made with these artifacts depends on."""
         box = {"box": self.box.digest} if self.box else {}
-        return {"kernel": self.kernel_sha256, "image": self.image_sha256, **box}
+        return {**self.without_box, **box}
+
+    @property
+    def without_box(self) -> dict[str, str]:
+        """What a seed depends on that User-Mode Linux nodes make."""
+        return {"kernel": self.kernel_sha256, "image": self.image_sha256}
 
 
 def make_plan(site: Site, name: str, artifacts: Artifacts, seed: int = 0) -> LabPlan:
@@ -111,10 +119,10 @@ def with_machines(plan: LabPlan, hypervisor: Hypervisor) -> LabPlan:
 def _virtual(node: NodePlan, ports: Iterator[int]) -> NodePlan:
     slots = {SLOTS[part]: slot for part, slot in VIRTUAL_SLOTS.items()}
     disks = (
-        Disk(slots[disk.slot], f"{disk.file}.qcow2", disk.size_bytes, serial=disk.file.removeprefix(f"{node.name}."))
+        replace(disk, slot=slots[disk.slot], file=f"{disk.file}{QCOW2}", serial=disk.file.removeprefix(f"{node.name}."))
         for disk in node.disks
     )
-    files = Disk("vdd", f"{node.name}.files.qcow2", 0, serial=FILES)
+    files = Disk("vdd", f"{node.name}.files{QCOW2}", 0, serial=FILES)
     cards = (replace(card, tunnel=Tunnel(next(ports), next(ports))) for card in node.interfaces)
     virtual = Virtual(control_port=next(ports), ssh_port=next(ports))
     return replace(node, kernel_args=(), disks=(*disks, files), interfaces=tuple(cards), virtual=virtual)

@@ -10,8 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import vagrant
+from typing import TYPE_CHECKING
 
 from lab import paths, proc
 from lab.errors import HapairError
@@ -20,15 +19,18 @@ from lab.providers.box import DISK, Box
 from lab.providers.daemon import POOL
 from lab.providers.supervisor import PLAN
 
+if TYPE_CHECKING:
+    import vagrant
+
 HOME, DOTFILES, LOG = "vagrant-home", "vagrant", "vagrant.log"
 BORROWED = ("gems", "plugins.json", "rgloader", "setup_version", "insecure_private_key")
 """What a Vagrant home takes from the user's: the installed plugins and what belongs to them."""
 EXPLAINED = (
     (re.compile(r"machine .* is locked|another process is already executing", re.IGNORECASE),
      "another vagrant command works on this lab: wait for its end"),
-    (re.compile(r"Address already in use"),
+    (re.compile(r"Address already in use|Could not set up host forwarding rule"),
      "another program has taken a port of this lab: run the command again, it takes others"),
-    (re.compile(r"Failed to connect socket|libvirt.*(closed|broken|reset)", re.IGNORECASE),
+    (re.compile(r"Failed to connect socket|End of file while reading|libvirt.*(closed|broken|reset)", re.IGNORECASE),
      "libvirtd died meanwhile: run the command again; libvirtd.log in the lab's folder may say why"),
     (re.compile(r"(Could not access KVM kernel module|failed to initialize kvm)", re.IGNORECASE),
      "this machine's /dev/kvm does not work: invoke lab.doctor says more; without it: --provider uml"),
@@ -91,6 +93,9 @@ def environment(folder: Path) -> Mapping[str, str]:
 
 
 def _vagrant(folder: Path) -> vagrant.Vagrant:
+    # Not before it is needed: where Vagrant is not installed, importing it prints a complaint, whatever the command.
+    import vagrant  # noqa: PLC0415 - see above
+
     log = vagrant.make_file_cm(str(folder / LOG), mode="a")
     return vagrant.Vagrant(
         root=str(paths.PROJECT), env=proc.environment(environment(folder)), err_cm=log, quiet_stderr=False

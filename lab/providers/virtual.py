@@ -11,11 +11,13 @@ from lab import proc
 from lab.deadline import Deadline
 from lab.hosts.site import Site
 from lab.log import Steps
-from lab.providers import client, seed, vagrant
+from lab.providers import box as boxes
+from lab.providers import client, image, seed, vagrant
 from lab.providers.base import LabPlan, Node
 from lab.providers.box import Box
 from lab.providers.client import RunningLab
 from lab.providers.daemon import POOL
+from lab.providers.plan import QCOW2
 from lab.providers.provision import fill, start_agents, without_agent
 from lab.providers.seed import Inputs
 
@@ -25,8 +27,21 @@ CLOCK_S = 10.0
 COMMAND_S = 30.0
 
 
-def make(folder: Path, inputs: Inputs, box: Box, progress: Steps) -> RunningLab:
+def borrows(site: Site) -> bool:
+    """Return whether the machines of a site can go on from disks that User-Mode Linux nodes have filled.
+
+    So they can when their box holds the root image's release: the same LXD reads what the same LXD has written.
+    """
+    release = boxes.RELEASES.get(site.lab.box)
+    return release is not None and release.suite == image.SUITE
+
+
+def make(folder: Path, inputs: Inputs, box: Box, progress: Steps, lent: Path | None = None) -> RunningLab:
     """Let Vagrant make the machines of a plan, and set the pair up as soon as their control lines answer.
+
+    Args:
+        lent: the folder of a seed of User-Mode Linux nodes to go on from; without one the machines use their own
+            seed, or make it.
 
     Raises:
         HostLacks: a program is missing.
@@ -36,8 +51,10 @@ def make(folder: Path, inputs: Inputs, box: Box, progress: Steps) -> RunningLab:
     for node in inputs.plan.nodes:
         if node.virtual:
             _give_files(folder, node.name, inputs.trees[node.name])
-    planted = seed.kept(inputs)
-    if planted:
+    planted = lent or seed.kept(inputs)
+    if lent:
+        _lend(inputs.plan, lent, folder)
+    elif planted:
         seed.copy(_disks(inputs.plan), planted, folder)
     with progress.step("booting two virtual machines and a third node", estimate_s=40) as step:
         lab = client.start(inputs.plan, folder)
@@ -86,12 +103,24 @@ def _give_files(folder: Path, node: str, tree: bytes) -> None:
     """Make the disk that holds a node's files; QEMU's format, as every disk of a machine with snapshots must be."""
     archive = folder / f"{node}.files.tar"
     archive.write_bytes(without_agent(tree))
-    target = folder / POOL / f"{node}.files.qcow2"
-    proc.run(
-        [proc.which("qemu-img", "qemu-utils"), "convert", "-f", "raw", "-O", "qcow2", archive, target],
-        limit_s=CONVERT_S,
-    )
+    _convert(archive, folder / POOL / f"{node}.files.qcow2")
     archive.unlink()
+
+
+def _lend(plan: LabPlan, lent: Path, folder: Path) -> None:
+    """Put the disks of User-Mode Linux nodes where those of a plan's machines are expected."""
+    for node in plan.nodes:
+        if not node.virtual:
+            seed.copy([f"{node.name}.cow"], lent, folder)
+            continue
+        for disk in node.disks:
+            if disk.size_bytes:
+                _convert(lent / disk.file.removesuffix(QCOW2), folder / POOL / disk.file)
+
+
+def _convert(source: Path, target: Path) -> None:
+    qemu_img = proc.which("qemu-img", "qemu-utils")
+    proc.run([qemu_img, "convert", "-f", "raw", "-O", "qcow2", source, target], limit_s=CONVERT_S)
 
 
 def set_clocks(lab: RunningLab, site: Site) -> None:

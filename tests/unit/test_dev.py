@@ -180,6 +180,7 @@ def test_unknown_set_is_bad_input(dev: Dev, words: list[str]) -> None:
         ("nox -s lint unit", ["test"]),
         ("nox --session=failover", ["lab"]),
         ("nox -s failover -- -k unit", ["lab"]),
+        ("nox -s lifecycle -- --provider vagrant", ["lab", "vagrant"]),
         ("nox -t slow", ["lab"]),
         ("nox -s failover -- --provider vagrant", ["lab", "vagrant"]),
         ("nox -- --provider vagrant", ["test", "lab", "vagrant"]),

@@ -20,7 +20,7 @@ def test_every_session_has_a_docstring() -> None:
 def test_tags_tell_what_a_session_costs() -> None:
     tags = {name: set(session.tags) for name, session in SESSIONS.items()}
     assert all(tags[name] <= {"fast", "lab", "slow"} for name in tags)
-    assert {name for name in tags if "lab" in tags[name]} == {"failover", "fencing", "planted"}
+    assert {name for name in tags if "lab" in tags[name]} == {"failover", "fencing", "lifecycle", "planted"}
     assert all("slow" in tags[name] for name in tags if "lab" in tags[name])
 
 

@@ -3,6 +3,7 @@
 import inspect
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,3 +108,10 @@ def test_a_named_task_loads_its_own_collection_alone() -> None:
     look = "import sys; sys.argv = ['invoke', 'build.list']; import tasks; print('lab.providers' in sys.modules)"
     done = proc.run([sys.executable, "-c", look], limit_s=30, env={"PYTHONPATH": str(PROJECT)})
     assert done.text == "False"
+
+
+@pytest.mark.spawns
+def test_without_vagrant_no_task_complains_of_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import lab.tasks.lab"]
+    done = proc.run(command, limit_s=30, env={"PYTHONPATH": str(PROJECT), "PATH": str(tmp_path)})
+    assert done.stderr == b""

@@ -20,7 +20,7 @@ from lab.errors import BadInput, HapairError
 from lab.hosts.render import render_all
 from lab.hosts.site import Site, load_site
 from lab.paths import PROJECT
-from lab.providers import choice, daemon, libvirt, vagrant
+from lab.providers import choice, daemon, libvirt, vagrant, virtual
 from lab.providers.base import Hypervisor, LabPlan
 from lab.providers.box import Box
 from lab.providers.kvm import Outcome, Verdict
@@ -54,6 +54,28 @@ def test_machines_have_ports_of_their_own_and_a_disk_with_their_files(plan: LabP
         ]  # fmt: skip
     assert len(set(ports)) == len(ports) == 12
     assert LabPlan.load(plan.dump()) == plan
+
+
+@pytest.mark.spawns
+def test_disks_of_a_plain_pair_become_those_of_the_machines(tmp_path: Path, plan: LabPlan, fakes: Any) -> None:
+    fakes.add("qemu-img")
+    lent, folder = tmp_path / "seed", tmp_path / "lab"
+    lent.mkdir()
+    folder.mkdir()
+    (lent / "third.cow").write_bytes(b"store")
+    virtual._lend(plan, lent, folder)
+    assert (folder / "third.cow").read_bytes() == b"store"
+    assert [call[-2:] for call in fakes.calls("qemu-img")] == [
+        [str(lent / f"{node}.r0-{part}"), str(folder / "pool" / f"{node}.r0-{part}.qcow2")]
+        for node in ("n1", "n2")
+        for part in ("data", "meta")
+    ]
+
+
+@pytest.mark.parametrize(("release", "lends"), [("debian-12", True), ("debian-13", False)])
+def test_only_a_box_of_the_images_release_goes_on_from_its_disks(tmp_path: Path, release: str, lends: bool) -> None:
+    site = sites.load(tmp_path, sites.put(sites.example(), ("lab", "box"), release))
+    assert virtual.borrows(site) is lends
 
 
 def refuse() -> Verdict:
@@ -202,6 +224,26 @@ def test_the_box_is_laid_out_where_vagrant_looks_for_it(tmp_path: Path, monkeypa
     assert (home / "gems").resolve() == theirs / "gems"
     volume = tmp_path / "lab/pool/hapair-VAGRANTSLASH-debian-12_vagrant_box_image_1.1.7_box.img"
     assert volume.samefile(box.image)
+
+
+SAID = {
+    "An action 'up' was attempted on the machine 'n1',\nbut another process is already executing an action": "wait for",
+    "-netdev user,hostfwd=tcp:127.0.0.1:4567-:22: Could not set up host forwarding rule 'tcp:…'": "takes others",
+    "-netdev socket,udp=127.0.0.1:1: can't bind ip=127.0.0.1 to socket: Address already in use": "takes others",
+    "Call to virDomainCreateWithFlags failed: End of file while reading data: Input/output error": "libvirtd died",
+    "Failed to connect socket to '/dev/shm/hapair-x/libvirt/libvirt-sock': Connection refused": "libvirtd died",
+    "The provider 'libvirt' could not be found, but was requested to\nback the machine 'n1'.": "install the plugin",
+    "qemu-img: error while writing: No space left on device": "make room",
+    "something else": "see what it says",
+}
+"""The words of Vagrant 2.3.4, its plugin 0.11 and QEMU 7.2, and what the cure begins with."""
+
+
+@pytest.mark.parametrize(("said", "cure"), SAID.items())
+def test_a_failure_of_vagrant_comes_with_its_cure(tmp_path: Path, said: str, cure: str) -> None:
+    (tmp_path / vagrant.LOG).write_text(f"==> n1: Starting domain.\n{said}\n")
+    failure = vagrant._failed(tmp_path, "vagrant up")
+    assert said.splitlines()[0] in failure.message and cure in failure.hint
 
 
 def test_a_tree_without_the_agents_link_lacks_nothing_else() -> None:
