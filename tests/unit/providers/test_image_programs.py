@@ -109,4 +109,5 @@ def test_scripts_parse_and_can_be_started(script: Path) -> None:
 
 
 def test_all_scripts_are_found() -> None:
-    assert {path.name for path in scripts()} == {"finish", "id", "init", "initrd-init", "read", "third-init", "write"}
+    found = {path.name for path in scripts()}
+    assert found == {"disks", "finish", "id", "init", "initrd-init", "read", "third-init", "write"}

@@ -38,11 +38,10 @@ def test_a_paused_node_has_its_role_again_once_it_goes_on() -> None:
 
 def test_disk_and_connection_are_unknown_while_nobody_follows() -> None:
     story = failover()
-    drbd(story, 0.5, "n1", "device", disk="UpToDate")
     drbd(story, 0.5, "n1", "connection", connection="Connected", role="Secondary")
     drbd(story, 9.0, "n1", "device", disk="Inconsistent")
     lanes = timeline(story.told()).nodes["n1"]
-    assert next((s.start_s, s.end_s, s.state) for s in lanes.disk) == (0.5, 2.02, "UpToDate")
+    assert next((s.start_s, s.end_s, s.state) for s in lanes.disk) == (0.0, 2.02, "UpToDate")
     assert seen(lanes.disk)[1:] == [(9.0, "Inconsistent")]
     assert [(s.end_s, s.state) for s in lanes.connection] == [(2.02, "Connected")]
     assert seen(lanes.role)[:2] == [(0.0, "Primary"), (2.0, "off")]  # the peer's role on a connection is not its own
@@ -68,9 +67,9 @@ def test_the_store_shows_owner_epoch_and_refusals() -> None:
     story.add(4.0, "store", "request", method="GET", status=200, client="n1", before=solo, after=solo)
     story.add(5.0, "store", "request", method="PUT", status=201, client="n1", before=None, after={})  # a probe's object
     whole = timeline(story.told())
-    assert seen(whole.lock) == [(1.0, "SHARED"), (2.0, "SOLO n2")]
-    assert seen(whole.epoch) == [(1.0, "4"), (2.0, "5")]
-    assert [mark for mark in whole.marks if mark.kind == "lock"][1:] == [
+    assert seen(whole.lock) == [(0.0, "SHARED"), (2.0, "SOLO n2")]
+    assert seen(whole.epoch) == [(0.0, "1"), (1.0, "4"), (2.0, "5")]
+    assert [mark for mark in whole.marks if mark.kind == "lock" and mark.at_s > 1] == [
         Mark(2.0, "SOLO n2, epoch 5, written by n2", False, "store", "lock"),
         Mark(3.0, "PUT of n1 refused: 412", True, "store", "lock"),
     ]

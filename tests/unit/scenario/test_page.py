@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -163,6 +163,7 @@ def test_repetitions_become_one_entry_only_where_there_are_too_many() -> None:
         told.add(1.0 + number, "n2", "decision", rule="F8", action="read the lock", outcome="done", why=str(number))
     told.add(20.0, "n2", "decision", rule="F6", action="drbdadm primary", outcome="failed", why="")
     whole = timeline(told.told())
+    whole = replace(whole, marks=())
     assert [e.times for e in chart.entries(whole, "s1")[0]] == [1] * 10
     few, left_out = chart.entries(whole, "s1", most=2)
     assert [(e.ref, e.rule, e.times, e.bad) for e in few] == [("s1-e0", "F8", 9, False), ("s1-e1", "F6", 1, True)]
