@@ -30,6 +30,7 @@ def invoke(*words: str, temporary: Path, limit_s: float) -> str:
 
 @pytest.mark.timeout(UP_S + 2 * DOWN_S)
 def test_a_lab_leaves_nothing_behind(request: pytest.FixtureRequest, ready: Ready, tmp_path: Path) -> None:
+    """A lab comes up and is destroyed: processes, namespaces, mounts, interfaces, volumes, sockets are as before."""
     name = f"leftovers-{os.getpid()}"
     with leftovers.adopting():
         before = leftovers.look()

