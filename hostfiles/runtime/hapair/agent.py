@@ -42,7 +42,7 @@ RESTART_EVENTS_S = 0.3
 FALL_BACK_S = 1.0
 """How long the agent is blind before it reads /proc/drbd instead of the event stream, and how often."""
 LATE_S = 0.05
-"""From an event of DRBD to the decision: longer than this is told in the log."""
+"""From an event of DRBD to the decision: longer than this, and than ever before, is told in the log."""
 LONGEST_LAG_S = 60.0
 LONGEST_PAUSE_MS = 3_600_000
 ANNOUNCE_PAUSE_S = 0.5
@@ -336,8 +336,9 @@ class Agent:
         if not 0 <= lag_s < LONGEST_LAG_S:
             # The clock was set meanwhile.
             return
-        self._lag_s = (lag_s, max(lag_s, self._lag_s[1]))
-        if lag_s > LATE_S:
+        worst_s = self._lag_s[1]
+        self._lag_s = (lag_s, max(lag_s, worst_s))
+        if lag_s > max(LATE_S, worst_s):
             why = f"{lag_s * 1000:.0f} ms after DRBD told the event"
             self.log.add("*", rule="events", action="decide", outcome="late", why=why, took_s=lag_s)
 

@@ -105,7 +105,8 @@ def run(recovery: Recovery, *, folder: Path, confirm: str | None, dry_run: bool)
 def what_differs(recovery: Recovery) -> List[str]:
     """Return, for people, what this side has that the other has not: all of it is lost where this side is the victim.
 
-    DRBD marks in its bitmap what changed since the replicas were last connected, in blocks of 4 KiB.
+    DRBD marks in its bitmap what changed since the replicas were last connected, in blocks of 4 KiB; after a crash it
+    marks every extent of 4 MiB that was in use.
     """
     kernel = recovery.guards.kernel()
     if kernel is None:
@@ -118,12 +119,14 @@ def what_differs(recovery: Recovery) -> List[str]:
     disks = ", ".join(volume.disk.value for volume in kernel.volumes)
     lines = [
         f"{recovery.config.node}: {kernel.role.value}, {disks}, {kernel.connection.value}",
-        f"  changed here since the replicas parted: {'unknown' if kib is None else f'{kib} KiB'}",
+        f"  changed here since the replicas parted: {'unknown' if kib is None else f'at most {kib} KiB'}",
     ]
     generations = proc.run(["drbdadm", "get-gi", recovery.resource], DRBD_LIMIT_S)
     if generations.ok:
         lines.append(f"  data generations (current:bitmap:history): {generations.last_line}")
     device = backing_device(recovery.resource)
+    with contextlib.suppress(OSError):
+        forget_cache(Path(device))
     shown = proc.run(["btrfs", "inspect-internal", "dump-super", device], DRBD_LIMIT_S) if device else None
     if shown is not None and shown.ok:
         words = [line.split() for line in shown.output.splitlines()]
@@ -198,11 +201,10 @@ def save(device: Path, target: Path) -> int:
     part = target.with_name(f".{target.name}.part")
     source = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with contextlib.suppress(OSError):
-            # Only block devices have it.
-            fcntl.ioctl(source, BLKFLSBUF)
+        _flush(source)
         size = os.lseek(source, 0, os.SEEK_END)
         with part.open("wb") as copy:
+            os.fchmod(copy.fileno(), 0o600)
             for offset in range(0, size, BLOCK_BYTES):
                 block = os.pread(source, BLOCK_BYTES, offset)
                 if block.count(0) != len(block):
@@ -219,6 +221,25 @@ def save(device: Path, target: Path) -> int:
         os.close(source)
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
+
+
+def forget_cache(device: Path) -> None:
+    """Have the next reader of a backing device see what DRBD wrote past the page cache.
+
+    Raises:
+        OSError: there is no such device.
+    """
+    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _flush(fd)
+    finally:
+        os.close(fd)
+
+
+def _flush(fd: int) -> None:
+    with contextlib.suppress(OSError):
+        # Only block devices have it; a plain file has nothing to forget.
+        fcntl.ioctl(fd, BLKFLSBUF)
 
 
 def _log(recovery: Recovery, action: str, outcome: str) -> None:

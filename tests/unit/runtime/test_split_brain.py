@@ -85,6 +85,7 @@ def test_the_victim_is_saved_before_it_gives_in(n1: Host, disk: Disk, capsys: py
     assert recover(n1, "--confirm", "n1") == 0
     (copy,) = copies(n1)
     assert copy.read_bytes() == disk.device.read_bytes()
+    assert copy.stat().st_mode & 0o077 == 0, "it holds everything that the containers hold"
     assert copy.stat().st_blocks * 512 < copy.stat().st_size, "zeros take no room"
     assert disk.told == ["drbdadm connect --discard-my-data r0"]
     assert not n1.paths.split_brain("r0").exists()
