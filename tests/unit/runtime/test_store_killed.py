@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,19 +25,22 @@ PADDING = "x" * 12000
 """A lock is small; large objects are longer under way."""
 
 
-def start(folder: Path) -> tuple[subprocess.Popen[str], HttpStore]:
-    """Start the store as a process; it says where it listens as soon as it does."""
+@contextmanager
+def started(folder: Path) -> Iterator[tuple[subprocess.Popen[str], HttpStore]]:
+    """Start the store as a process; it says where it listens as soon as it does. It never outlives the block."""
     program = [sys.executable, "-c", "import sys; from hapair.cli import main; sys.exit(main(sys.argv[1:]))"]
     runtime = str(Path(__file__).parents[3] / "hostfiles/runtime")
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*program, "store", "--listen", "127.0.0.1:0", "--folder", str(folder)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": runtime},
-    )
-    assert process.stdout is not None
-    where = process.stdout.readline().split()[-1]
-    return process, HttpStore(f"http://{where}")
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process, HttpStore(f"http://{process.stdout.readline().split()[-1]}")
+        finally:
+            process.kill()
 
 
 class Writer(threading.Thread):
@@ -58,22 +63,20 @@ def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
     chance = random.Random(int(os.environ.get("HAPAIR_SEED", "1")))  # noqa: S311 - nothing is kept secret with it
     answered = dict.fromkeys(OBJECTS, 0)
     for _ in range(ROUNDS):
-        process, client = start(tmp_path)
-        writers = []
-        for name, number in answered.items():
-            seen = client.read(name, 5.0)
-            stands = json.loads(seen.body)["number"] if seen.found is Found.OBJECT else 0
-            assert stands in (number, number + 1), "the last answered write, or the one under way"
-            writers.append(Writer(client, name, stands, seen.tag or None))
-        for writer in writers:
-            writer.start()
-        # At any moment of a write; that it is one, no event tells.
-        time.sleep(chance.uniform(0, LONGEST_WRITING_S))
-        process.kill()
-        assert process.wait(5) == -signal.SIGKILL
-        for writer in writers:
-            writer.join(10)
-        answered = {writer.object: writer.number for writer in writers}
-        assert process.stdout is not None
-        process.stdout.close()
+        with started(tmp_path) as (process, client):
+            writers = []
+            for name, number in answered.items():
+                seen = client.read(name, 5.0)
+                stands = json.loads(seen.body)["number"] if seen.found is Found.OBJECT else 0
+                assert stands in (number, number + 1), "the last answered write, or the one under way"
+                writers.append(Writer(client, name, stands, seen.tag or None))
+            for writer in writers:
+                writer.start()
+            # At any moment of a write; that it is one, no event tells.
+            time.sleep(chance.uniform(0, LONGEST_WRITING_S))
+            process.kill()
+            assert process.wait(5) == -signal.SIGKILL
+            for writer in writers:
+                writer.join(10)
+            answered = {writer.object: writer.number for writer in writers}
     assert sum(answered.values()) > ROUNDS
