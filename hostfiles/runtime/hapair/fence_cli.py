@@ -1,7 +1,7 @@
 """`drbd-fence lock|unlock|status|history|probe|init RESOURCE`: the recipe's words and exit codes, conditional writes.
 
 What fails names the lock's place in the store, and what to do about it.
-`drbd-fence steal` is in `override`.
+`drbd-fence steal` is in `override`, `drbd-fence accept-restored` in `restored`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hapair.say import complain, say
 from hapair.status import lock_fields
 
 USAGE = """usage: drbd-fence lock|unlock|status|history|probe|init RESOURCE; --json with status and history
-       drbd-fence steal --help"""
+       drbd-fence steal|accept-restored --help"""
 TIME = "%Y-%m-%d %H:%M:%S UTC"
 
 
@@ -42,6 +42,10 @@ def main(argv: Sequence[str], paths: Paths | None = None) -> int:
         from hapair import override  # noqa: PLC0415 - the other words need none of it
 
         return override.main(argv[1:], paths)
+    if argv[:1] == ["accept-restored"]:
+        from hapair import restored  # noqa: PLC0415 - the other words need none of it
+
+        return restored.main(argv[1:], paths)
     words = [word for word in argv if word != "--json"]
     command = "" if len(words) != 2 else words[0] if len(argv) == 2 else f"{words[0]} --json"
     if command not in commands:

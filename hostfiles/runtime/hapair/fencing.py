@@ -15,7 +15,7 @@ import math
 import os
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Callable, Iterator
@@ -171,11 +171,39 @@ class Fence:
         attempt = _nonce()
         return self._change(change, no_guard)
 
-    def create(self, guard: Guard) -> Answer:
-        """Write the first version, SHARED; only where there is no object. An object that exists is REFUSED."""
-        record = lock.first(self.resource, me=self.me, attempt_id=_nonce(), time=time.time())
+    def accept_restored(self, stored: int, seen: int, owner: str, guard: Guard, reason: str) -> Answer:
+        """F9: the store was put back from a backup and has epoch `stored`, below `seen`, the highest known here.
+
+        A person vouches for the truth of now: SOLO of `owner` (uuid), or SHARED when that is empty. The new version has
+        an epoch above both. REFUSED when either of them is another by now.
+        """
         try:
             with self.local_lock(self._timeout_s):
+                reading = self._backend.read(self.name, self._timeout_s)
+                if reading.found is not Found.OBJECT:
+                    return Answer(Held.UNAVAILABLE, text=reading.text)
+                before = lock.parse(reading.body, self.resource)
+                highest = self._highest_epoch()
+                if (before.epoch, highest) != (stored, seen) or stored >= seen:
+                    text = f"the store has epoch {before.epoch}, and the highest seen here is {highest}"
+                    return Answer(Held.REFUSED, before, text)
+                state = LockState.SOLO if owner else LockState.SHARED
+                wanted = self._after(replace(before, epoch=seen), state, owner or self.me, _nonce(), reason)
+                objection = guard()
+                if objection:
+                    return Answer(Held.UNAVAILABLE, before, objection)
+                settled, answer, _ = self._write(wanted, reading.tag, math.inf)
+                return answer if settled else Answer(Held.UNAVAILABLE, answer.record, "another write landed first")
+        except (Busy, LockInvalid, OSError) as bad:
+            return Answer(Held.UNAVAILABLE, text=str(bad))
+
+    def create(self, guard: Guard) -> Answer:
+        """Write the first version, SHARED; only where there is no object. An object that exists is REFUSED."""
+        try:
+            with self.local_lock(self._timeout_s):
+                # Above what this node has seen: a lock that is made anew after a loss must not look restored (F9).
+                epoch = self._highest_epoch() + 1
+                record = lock.first(self.resource, me=self.me, attempt_id=_nonce(), time=time.time(), epoch=epoch)
                 objection = guard()
                 if objection:
                     return Answer(Held.UNAVAILABLE, text=objection)
@@ -295,7 +323,7 @@ class Fence:
             return Answer(Held.UNAVAILABLE, None, str(bad)), ""
         highest = self._highest_epoch()
         if record.epoch < highest:
-            return Answer(Held.UNAVAILABLE, None, f"the store went back: epoch {record.epoch} after {highest} (F9)"), ""
+            return Answer(Held.UNAVAILABLE, None, _went_back(record, highest)), ""
         self._remember_epoch(record.epoch)
         return Answer(Held.HELD, record), reading.tag
 
@@ -364,6 +392,13 @@ def sync_folder(path: Path) -> None:
 
 def _nonce() -> str:
     return uuid.uuid4().hex
+
+
+def _went_back(record: LockRecord, highest: int) -> str:
+    return (
+        f"the store went back: epoch {record.epoch} after {highest} (F9); if it was put back from a backup: "
+        f"drbd-fence accept-restored {record.resource} --stored {record.epoch} --seen {highest}"
+    )
 
 
 def _closed_text(record: LockRecord) -> str:

@@ -126,9 +126,9 @@ def _word(state: LockState) -> str:
     return state.value
 
 
-def first(resource: str, *, me: str, attempt_id: str, time: float) -> LockRecord:
+def first(resource: str, *, me: str, attempt_id: str, time: float, epoch: int = 1) -> LockRecord:
     """Return the first version, which only `init` writes, with both sides UpToDate."""
-    return LockRecord(resource, LockState.SHARED, me, 1, attempt_id, me, time=time, reason="created")
+    return LockRecord(resource, LockState.SHARED, me, epoch, attempt_id, me, time=time, reason="created")
 
 
 def after(
