@@ -19,12 +19,14 @@ from hapair.paths import Paths
 start, rounds, first = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "first"
 config = load(Paths().config)
 resource = next(iter(config.resources))
-won = []
+won, fences = [], []
 for number in range(rounds):
     fence = fence_of(config, resource, Paths(Path(f"/run/contend/{number}")))  # a round is no news of another
     fence.name = f"contend-{number}"
+    fences.append(fence)
     if first:
         fence.create(lambda: "")
+for number, fence in enumerate(fences):
     # Both wait for the same moment: there is no event that two machines see at once.
     time.sleep(max(0.0, start + number * 0.25 - time.time()))
     won.append(fence.take().held.value)
@@ -36,7 +38,7 @@ print(json.dumps(won))
 def test_contention(scene: Scene) -> None:
     """Both nodes ask for the same lock at the same moment, many times: exactly one gets it, every time."""
     scene.expect(recovery_s=10, failovers=0, gap_s=10)
-    start = time.time() + 3.0
+    start = time.time() + 5.0
 
     def contend(node: str, part: str) -> list[str]:
         there = scene.lab.nodes[node]
@@ -49,5 +51,5 @@ def test_contention(scene: Scene) -> None:
         n1, n2 = (answer.result() for answer in asked)
 
     for number, answers in enumerate(zip(n1, n2, strict=True)):
-        assert sorted(answers) == ["held", "refused"], f"round {number}: n1 {answers[0]}, n2 {answers[1]}"
+        assert answers.count("held") == 1, f"round {number}: n1 {answers[0]}, n2 {answers[1]}"
     scene.wait_acks(10)
