@@ -119,7 +119,7 @@ def with_machines(plan: LabPlan, hypervisor: Hypervisor) -> LabPlan:
 def _virtual(node: NodePlan, ports: Iterator[int]) -> NodePlan:
     slots = {SLOTS[part]: slot for part, slot in VIRTUAL_SLOTS.items()}
     disks = (
-        replace(disk, slot=slots[disk.slot], file=f"{disk.file}{QCOW2}", serial=disk.file.removeprefix(f"{node.name}."))
+        Disk(slots[disk.slot], f"{disk.file}{QCOW2}", disk.size_bytes, serial=disk.file.removeprefix(f"{node.name}."))
         for disk in node.disks
     )
     files = Disk("vdd", f"{node.name}.files{QCOW2}", 0, serial=FILES)

@@ -52,6 +52,7 @@ def test_machines_have_ports_of_their_own_and_a_disk_with_their_files(plan: LabP
         assert [(disk.slot, disk.serial) for disk in node.disks] == [
             ("vdb", "r0-data"), ("vdc", "r0-meta"), ("vdd", FILES),
         ]  # fmt: skip
+        assert not any(disk.log_slot for disk in node.disks)  # that is a thing of User-Mode Linux
     assert len(set(ports)) == len(ports) == 12
     assert LabPlan.load(plan.dump()) == plan
 
