@@ -92,6 +92,12 @@ def lifecycle(session: nox.Session) -> None:
 
 
 @nox.session(tags=["lab", "slow"], default=False)
+def split_brain(session: nox.Session) -> None:
+    """Split brains, forced on two real nodes: seen, repaired, and DRBD's own policies for them."""
+    _run(session, "pytest", "tests/scenarios/split_brain", *session.posargs)
+
+
+@nox.session(tags=["lab", "slow"], default=False)
 def planted(session: nox.Session) -> None:
     """Planted faults, one for each scenario: each must turn its scenario red."""
     _run(session, "pytest", "-m", "planted", "tests/scenarios", *session.posargs)

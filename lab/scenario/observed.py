@@ -44,6 +44,7 @@ class Expectation:
     `failovers` counts promotions of a node that did not hold the role before; None allows any number.
     `fences` names the nodes whose fence-peer handler must have run, `may_fail` those where it may fail. `window_s` is
     how much later than an acknowledgement alone the lock may be (I4, I7): where a rule names such a window.
+    `split_brain`: the scenario forces one, so the kernel may say so, which it never may otherwise.
     """
 
     recovery_s: float = 30.0
@@ -52,6 +53,7 @@ class Expectation:
     fences: tuple[str, ...] = ()
     may_fail: tuple[str, ...] = ()
     window_s: float = 0.0
+    split_brain: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ def test_every_session_has_a_docstring() -> None:
 def test_tags_tell_what_a_session_costs() -> None:
     tags = {name: set(session.tags) for name, session in SESSIONS.items()}
     assert all(tags[name] <= {"fast", "lab", "slow"} for name in tags)
-    assert {name for name in tags if "lab" in tags[name]} == {"failover", "fencing", "lifecycle", "planted"}
+    lab = {"failover", "fencing", "lifecycle", "planted", "split_brain"}
+    assert {name for name in tags if "lab" in tags[name]} == lab
     assert all("slow" in tags[name] for name in tags if "lab" in tags[name])
 
 

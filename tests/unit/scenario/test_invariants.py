@@ -120,6 +120,13 @@ class TestI2:
         assert verdict.outcome is Outcome.INVALID
         assert "Split-Brain" in verdict.why
 
+    def test_a_split_brain_that_the_scenario_forces_is_no_fault_but_two_writers_are(self) -> None:
+        forced = Expectation(split_brain=True)
+        text = "drbd r0: Split-Brain detected but unresolved, dropping connection!"
+        story = Story().write(1.0, 0).add(1.5, "n2", "kernel", text=text, bug=False)
+        assert judge("I2", story, expected=forced).outcome is Outcome.VALID
+        assert judge("I2", story.write(3.0, 1, "boot-n2"), expected=forced).outcome is Outcome.INVALID
+
     def test_a_journal_that_nobody_followed_leaves_it_open(self) -> None:
         story = failover()
         story.events = [e for e in story.events if not (e.kind == "follow" and e.text("stream") == "journal")]
