@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from lab.deadline import Deadline, time_scale, wait_until
+from lab.deadline import Deadline, time_scale, wait_until, wait_until
 from lab.errors import HapairError
 from lab.hosts.site import Site
 from lab.providers.base import Lab
@@ -33,6 +33,7 @@ WATCH_EVERY_S = 1.0
 HEAL_S = 90.0
 SWITCHOVER_S = 60.0
 STOP_S = 15.0
+ROLES_S = 15.0
 REFUSALS = ("has every acknowledged write", "own data is not good enough", "this disk failed once")
 """What `hapair status` says of a node that must not serve: the lock (F6), its data (F5), its tombstone (F4)."""
 
@@ -128,11 +129,9 @@ class Scene:
         """Return (active node, standby node).
 
         Raises:
-            HapairError: the container answers from neither.
+            TimedOut: the container answers from neither.
         """
-        active = self.pair.serving()
-        if active not in NODES:
-            raise HapairError("no node of the pair serves", "look at the journals of the run")
+        active = wait_until("a node of the pair serves", self.pair.serving, Deadline.after(ROLES_S))
         return active, next(node for node in NODES if node != active)
 
     def switchover(self) -> tuple[str, str]:
