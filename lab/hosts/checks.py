@@ -210,13 +210,13 @@ def _fence_times(site: Site) -> Iterator[Fault]:
     if times.grace_s - least < 1e-6:
         yield (
             ("times", "grace_s"),
-            f"{times.grace_s:g} s is too short: must be above max(ping_int_s + ping_timeout_s, timeout_s * ko_count)"
-            f" + selffence_s + watchdog_s + margin_s = {least:g} s",
+            f"{times.grace_s:g} s is too short (rule F10): must be above max(ping_int_s + ping_timeout_s,"
+            f" timeout_s * ko_count) + selffence_s + watchdog_s + margin_s = {least:g} s",
         )
     if times.watchdog_s == 0 and not times.allow_no_watchdog:
         yield (
             ("times", "watchdog_s"),
-            "without a watchdog a hung node may go on serving; name one, or set allow_no_watchdog: true",
+            "without a watchdog a hung node may go on serving (rule F10); name one, or set allow_no_watchdog: true",
         )
     if times.watchdog_s > 0 and times.allow_no_watchdog:
         yield ("times", "allow_no_watchdog"), "contradicts watchdog_s, which names a watchdog"

@@ -139,6 +139,7 @@ def runtime_config(site: Site, node: str) -> dict[str, Any]:
             "stop_s": float(times.stop_s),
             "start_s": float(times.start_s),
         },
+        "watchdog_s": times.watchdog_s,
         "resources": {
             name: {
                 "minor": it.minor,

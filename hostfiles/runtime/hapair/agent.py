@@ -35,6 +35,7 @@ from hapair.server import Request, Server
 from hapair.services import Services
 from hapair.states import Kernel, Observation, Role
 from hapair.status import resource_status
+from hapair.watchdog import Watchdog
 
 EVENTS = ("drbdsetup", "events2", "--timestamps")
 RESTART_EVENTS_S = 0.3
@@ -96,6 +97,7 @@ class Checked:
         self._text = "F11: the configuration is being looked at"
         self._running = False
         self._again_at = 0.0
+        self.fault = ""
 
     def refused(self) -> str:
         """Return what is wrong, as far as known; a look that is due begins in a thread of its own."""
@@ -104,7 +106,7 @@ class Checked:
         if due and not self._running:
             self._signature, self._running = signature, True
             threading.Thread(target=self._look, name=f"{self._resource}-preflight", daemon=True).start()
-        return self._text
+        return self.fault or self._text
 
     def _look(self) -> None:
         try:
@@ -224,7 +226,8 @@ class Agent:
     def __init__(self, config: Config, paths: Paths) -> None:
         self.log = DecisionLog(paths.decisions)
         self._events_log = DecisionLog(paths.events, journal=False)
-        self.remover = Remover(paths, self.log)
+        self.watchdog = Watchdog(paths, config.watchdog_s)
+        self.remover = Remover(paths, self.log, self.watchdog)
         self._config, self._paths = config, paths
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -235,6 +238,8 @@ class Agent:
         self._restart_at = 0.0
         self._stop = False
         self.units = {name: Unit(config, one, paths, self.post, self.log) for name, one in config.resources.items()}
+        for unit in self.units.values():
+            unit.checked.fault = self.watchdog.fault
         self._tick_s = notify.watchdog_pause_s()
         self._tick_at = 0.0
         self._told_at: float | None = None
@@ -277,6 +282,9 @@ class Agent:
                     os.read(self._woken, 4096)
                 while not self._inbox.empty():
                     self._inbox.get()()
+        if not any(unit.kernel is not None and unit.kernel.role is Role.PRIMARY for unit in self.units.values()):
+            # A Primary that nobody watches stays under the watchdog, and ends with it.
+            self.watchdog.release()
         return 0
 
     def stop(self) -> None:
@@ -303,6 +311,7 @@ class Agent:
             "node": self._config.node,
             "peer": self._config.peer,
             "self_removal": self.remover.armed,
+            "watchdog": self.watchdog.armed,
             "event_to_decision_ms": {"last": round(self._lag_s[0] * 1000, 1), "worst": round(self._lag_s[1] * 1000, 1)},
             "resources": {
                 name: resource_status(self._config, unit.observe(*self._kernel(name)), unit.memory, time.monotonic())
@@ -423,6 +432,9 @@ class Agent:
                 notify.notify("WATCHDOG=1")
                 self._tick_at = now + self._tick_s
             moments.append(self._tick_at)
+        fed_at = self.watchdog.feed(now)
+        if fed_at is not None:
+            moments.append(fed_at)
         if self._stream is None:
             moments.append(self._restart_at)
         if not self._world.complete:

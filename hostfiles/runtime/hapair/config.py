@@ -83,6 +83,7 @@ class Config:
     other: Member
     store: Store
     times: Times
+    watchdog_s: float
     resources: dict[str, Resource]
 
     def settings(self, resource: str) -> Settings:
@@ -119,7 +120,7 @@ def load(path: Path) -> Config:
 
 
 def _config(data: dict[str, Any]) -> Config:
-    top = _keys("", data, ("pair", "node", "peer", "nodes", "store", "times", "resources"))
+    top = _keys("", data, ("pair", "node", "peer", "nodes", "store", "times", "watchdog_s", "resources"))
     node, peer = str(top["node"]), str(top["peer"])
     if node == peer:
         raise ValueError("node and peer are the same")
@@ -138,6 +139,7 @@ def _config(data: dict[str, Any]) -> Config:
         other=members[peer],
         store=_store(top["store"]),
         times=Times(**{name: float(value) for name, value in times.items()}),
+        watchdog_s=float(top["watchdog_s"]),
         resources={name: _resource(name, given) for name, given in dict(top["resources"]).items()},
     )
 

@@ -61,6 +61,11 @@ class Paths:
         return self.root / "proc/sysrq-trigger"
 
     @property
+    def watchdog(self) -> Path:
+        """The hardware watchdog, or softdog."""
+        return self.root / "dev/watchdog"
+
+    @property
     def proc(self) -> Path:
         """The process file system."""
         return self.root / "proc"

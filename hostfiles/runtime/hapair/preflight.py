@@ -80,6 +80,7 @@ def full(config: Config, resource: str, paths: Paths) -> List[Refusal]:
         _clock,
         lambda: _multipath(paths),
         lambda: _handlers(paths),
+        lambda: _watchdog(config, paths),
     )
     found: List[Refusal] = []
     for part in parts:
@@ -138,6 +139,13 @@ def _handlers(paths: Paths) -> List[Refusal]:
     folder = paths.root / "usr/lib/hapair"
     missing = [name for name in ("fence-peer", "local-io-error") if not os.access(folder / name, os.X_OK)]
     return [Refusal("handlers", f"{folder} lacks {', '.join(missing)}", "deploy the host files")] if missing else []
+
+
+def _watchdog(config: Config, paths: Paths) -> List[Refusal]:
+    """The device is the agent's: here it is only looked for."""
+    if config.watchdog_s <= 0 or paths.watchdog.exists():
+        return []
+    return [Refusal("watchdog", f"{paths.watchdog} is missing, but the site names one", "modprobe softdog, for good")]
 
 
 def fingerprints(config: Config, resource: str, paths: Paths) -> Dict[str, str]:

@@ -74,9 +74,9 @@ BROKEN: list[tuple[Where, object, str, str]] = [
         "taken by nodes.n1.disks.r0.data",
     ),
     (("times", "timeout_s"), 1.0, "times.timeout_s", "below ping_int_s"),
-    (("times", "watchdog_s"), 5, "times.grace_s", "too short"),
+    (("times", "watchdog_s"), 5, "times.grace_s", "too short (rule F10)"),
     (("times", "grace_s"), 7.1, "times.grace_s", "too short"),
-    (("times", "allow_no_watchdog"), False, "times.watchdog_s", "hung node"),
+    (("times", "allow_no_watchdog"), False, "times.watchdog_s", "(rule F10)"),
 ]
 
 

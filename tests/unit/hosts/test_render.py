@@ -136,6 +136,7 @@ def test_the_programs_config_is_what_was_agreed() -> None:
             "timeout_s": 1.0,
         },
         "times": {"selffence_s": 3.0, "grace_s": 7.5, "watch_s": 2.0, "stop_s": 20.0, "start_s": 60.0},
+        "watchdog_s": 0.0,
         "resources": {
             "r0": {
                 "minor": 0,
@@ -220,10 +221,11 @@ def test_a_gateway_is_the_lans() -> None:
     assert "Gateway" not in text("/etc/systemd/network/10-lan0.network")
 
 
-def test_a_watchdog_is_switched_on() -> None:
+def test_a_watchdog_is_left_to_the_agent() -> None:
     data = put(put(example(), ("times", "allow_no_watchdog"), False), ("times", "watchdog_s"), 10)
     data = put(data, ("times", "grace_s"), 18)
-    assert "RuntimeWatchdogSec=10.0\n" in text("/etc/systemd/system.conf.d/hapair.conf", data)
+    assert json.loads(text("/etc/hapair/hapair.json", data))["watchdog_s"] == 10
+    assert "RuntimeWatchdogSec=off\n" in text("/etc/systemd/system.conf.d/hapair.conf", data)
     assert "RuntimeWatchdogSec=off\n" in text("/etc/systemd/system.conf.d/hapair.conf")
 
 

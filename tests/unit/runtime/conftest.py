@@ -40,6 +40,7 @@ def configuration(node: str, store_url: str) -> dict[str, object]:
         },
         "store": {"kind": "http", "url": store_url, "credentials": "", "ca": "", "timeout_s": 1.0},
         "times": {"selffence_s": 0.6, "grace_s": 1.0, "watch_s": 0.2, "stop_s": 2.0, "start_s": 5.0},
+        "watchdog_s": 0.0,
         "resources": {
             "r0": {
                 "minor": 0,

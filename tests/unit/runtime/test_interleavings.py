@@ -253,3 +253,88 @@ def test_a_frozen_primary_meets_the_new_one(world: World) -> None:
     zombie.start_agent()
     world.settle(30)
     assert world.serving() == ["n2"]
+
+
+def interrupted(world: World, name: str, crash_after: int) -> None:
+    """Let things run until a node has carried out so many actions; then its agent is killed and starts anew."""
+    node, done = world.nodes[name], 0
+    other = node.peer
+    for _ in range(120):
+        world.notice()
+        world.handshake()
+        other.handler_runs()
+        node.decide()
+        for lane in (node.control, node.services):
+            if lane.actions and done < crash_after:
+                node.act(lane)
+                done += 1
+        if done >= crash_after:
+            break
+        other.decide()
+        if other.agent_up:
+            other.act(other.control)
+            other.act(other.services)
+        world.pass_time(0.25)
+    world.say(f"the agent of {name} is killed after {done} actions")
+    node.start_agent()
+
+
+@pytest.mark.parametrize("name", ["n1", "n2"])
+@pytest.mark.parametrize("store_down", [False, True])
+@pytest.mark.parametrize("crash_after", range(8))
+def test_agent_killed_after_every_action_of_a_departure(
+    world: World, name: str, crash_after: int, *, store_down: bool
+) -> None:
+    """Every interrupted prefix of what a departure does, of the serving node and of the standby."""
+    world.store.down = store_down
+    world.nodes[name].wish(Wish.LEAVE)
+    interrupted(world, name, crash_after)
+    world.write()
+    world.store.down = False
+    for node in world.nodes.values():
+        if not node.agent_up:
+            node.start_agent()
+    world.settle(40)
+    world.write()
+    for node in world.nodes.values():
+        if node.memory.left or not node.agent_up:
+            node.start_agent()
+    world.settle(40)
+    assert len(world.serving()) == 1
+    if world.store.record.state.value != "SHARED":
+        # Killed right after the hand-over: nobody knows that the departure was called off, so the lock stays with the
+        # peer until it has been away and is back (F7).
+        assert world.store.record.writer != world.store.record.owner
+        world.link = False
+        world.settle(10)
+        world.link = True
+        world.settle(20)
+    assert world.store.record.state.value == "SHARED"
+    for node in world.nodes.values():
+        assert node.data >= world.acknowledged
+
+
+@pytest.mark.parametrize("crash_after", range(8))
+def test_agent_killed_after_every_action_of_a_disk_failure(world: World, crash_after: int) -> None:
+    """F4: hand-over, stop, demotion; the failed replica never serves again, and the other one does."""
+    world.nodes["n1"].disk_fails()
+    world.write()
+    interrupted(world, "n1", crash_after)
+    world.settle(20)
+    world.write()
+    assert world.serving() == ["n2"]
+    assert world.nodes["n2"].data >= world.acknowledged
+
+
+@pytest.mark.parametrize("crash_after", range(6))
+def test_agent_killed_after_every_action_of_a_return(world: World, crash_after: int) -> None:
+    """The owner's agent dies while the peer comes back and the lock is released."""
+    solo(world)
+    boot(world, "n2")
+    interrupted(world, "n1", crash_after)
+    world.write()
+    world.settle(30)
+    world.write()
+    assert world.serving() == ["n1"]
+    assert world.store.record.state.value == "SHARED"
+    assert world.nodes["n2"].data >= world.acknowledged

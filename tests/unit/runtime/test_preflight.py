@@ -174,8 +174,9 @@ def test_files_that_are_refused(n1: Host, programs: Programs, tmp_path: Path) ->
     (n1.paths.proc / "sys/kernel/hostname").write_text("n2\n")
     (n1.paths.root / "usr/lib/hapair/fence-peer").chmod(0o644)
     (tmp_path / "store/locks/example-r0").write_text("<html>login</html>")
+    n1.paths.config.write_text(json.dumps({**json.loads(n1.paths.config.read_text()), "watchdog_s": 5.0}))
     found = preflight.full(n1.config, "r0", n1.paths)
-    assert [one.check for one in found] == ["host name", "lock", "handlers"]
+    assert [one.check for one in found] == ["host name", "lock", "handlers", "watchdog"]
     assert not os.access(n1.paths.root / "usr/lib/hapair/fence-peer", os.X_OK)
 
 
