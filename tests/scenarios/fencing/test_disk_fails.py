@@ -34,6 +34,7 @@ def test_disk_of_active_is_gone(scene: Scene) -> None:
     scene.faults.note("detach", active, leaves=active)
     scene.lab.nodes[active].run(["drbdadm", "detach", scene.place.resource], limit_s=15)
     scene.wait_ack_of(standby)
+    scene.wait_acks(10)
     with scene.faults.power_loss(active), scene.faults.power_loss(standby):
         mark = scene.history.mark()
         scene.lab.nodes[active].power_on()
