@@ -7,13 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from lab.deadline import Deadline
 from lab.providers.base import CLEAN, Direction, Impairment, Lab
 from lab.scenario.history import Event, History
 
 CUT = Impairment(up=False)
-INJECTION = "/sys/module/drbd/parameters"
-DATA_WRITES = 1 << 4  # DRBD_FAULT_DT_WR in drbd_int.h of Linux
 
 
 def heal_all(lab: Lab) -> None:
@@ -91,24 +88,6 @@ class Faults:
         impair = partial(self.lab.set_link, node, network, direction, impairment)
         heal = partial(self.lab.set_link, node, network, direction, CLEAN)
         with placed(self.history, f"{name}_{network}", node, impair, heal, leaves=leaves):
-            yield
-
-    @contextmanager
-    def disk_errors(self, node: str) -> Iterator[None]:
-        """Let every write of DRBD to the node's data disk fail (its own fault injection); a reboot revives the disk."""
-        there = self.lab.nodes[node]
-
-        def put() -> None:
-            there.run(
-                ["sh", "-c", f"echo 100 > {INJECTION}/fault_rate; echo {DATA_WRITES} > {INJECTION}/enable_faults"],
-                limit_s=10.0,
-            )
-
-        def heal() -> None:
-            there.wait_ready(Deadline.after(40.0))
-            there.run(["sh", "-c", f"echo 0 > {INJECTION}/enable_faults"], limit_s=10.0)
-
-        with placed(self.history, "disk_errors", node, put, heal):
             yield
 
     def reboot(self, node: str, *, leaves: str = "") -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lab.scenario import disk_faults
 from lab.scenario.scene import Scene
 
 
@@ -14,10 +15,12 @@ def test_disk_of_standby_fails(scene: Scene) -> None:
     scene.wait_acks(10)
     mark = scene.history.mark()
 
-    with scene.faults.disk_errors(standby):
+    with disk_faults.failing(scene.faults, standby, reads=False):
         scene.wait_solo(active, since=mark)
         scene.wait_acks(10)
-        with scene.faults.power_loss(active):
+        with scene.faults.power_loss(standby), scene.faults.power_loss(active):
+            mark = scene.history.mark()
+            scene.lab.nodes[standby].power_on()
             scene.wait_refusal(standby, booted_since=mark)
 
     scene.wait_healed()
@@ -34,6 +37,7 @@ def test_disk_of_active_is_gone(scene: Scene) -> None:
     scene.faults.note("detach", active, leaves=active)
     scene.lab.nodes[active].run(["drbdadm", "detach", scene.place.resource], limit_s=15)
     scene.wait_ack_of(standby)
+    scene.wait_acks(10)
     with scene.faults.power_loss(active), scene.faults.power_loss(standby):
         mark = scene.history.mark()
         scene.lab.nodes[active].power_on()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from lab.scenario.history import Event
+from lab.scenario.locks import exchanges
+from lab.scenario.place import Place
 from lab.scenario.scene import Scene
 from tests.scenarios.fencing import plants
 
@@ -17,16 +20,18 @@ def test_planted_lying_handler(scene: Scene) -> None:
         scene.wait_acks(20)
 
 
-@pytest.mark.planted("I4")
+@pytest.mark.planted("I4", "I7")
 def test_planted_store_that_forgets(scene: Scene) -> None:
     """Scenario 11, and the store says yes without writing: the node goes on, and the lock is not its own."""
     active, standby = scene.roles()
-    scene.expect(recovery_s=20, failovers=0)
+    scene.expect(recovery_s=20, failovers=0, may_fail=(active,))
+    mark = scene.history.mark()
     with scene.store.forgets_writes(active), scene.faults.power_loss(standby):
+        scene.wait_event("the store has denied it", lambda e: _told_shared(e, scene.place), since=mark)
         scene.wait_acks(20)
 
 
-@pytest.mark.planted("I3", "I4")
+@pytest.mark.planted("I3", "I4", "I7")
 def test_planted_store_without_conditions(scene: Scene) -> None:
     """Scenario 49, and the store ignores conditions: the delayed release lands over the new fence."""
     active, _ = scene.roles()
@@ -43,6 +48,9 @@ def test_planted_store_without_conditions(scene: Scene) -> None:
             with scene.programs.agent_hangs(active):
                 scene.store.heal()
                 scene.wait_acks(20)
+            mark = scene.history.mark()
+            scene.wait_event(f"{active} reads that", lambda e: _told_shared(e, scene.place), since=mark)
+            scene.wait_acks(10)
 
 
 @pytest.mark.planted("I4", "I7", "I12")
@@ -80,3 +88,14 @@ def test_planted_hanging(scene: Scene) -> None:
     scene.expect(recovery_s=8, failovers=0, gap_s=8, may_fail=(active,))
     with plants.hanging(scene, active), scene.faults.power_loss(standby):
         scene.wait_acks(5)
+
+
+def _told_shared(event: Event, place: Place) -> bool:
+    """True when a node of the pair was told that the lock is SHARED."""
+    found = exchanges([event])
+    return (
+        bool(found)
+        and found[0].client in place.clients
+        and found[0].told is not None
+        and found[0].told.state == "SHARED"
+    )
