@@ -93,13 +93,16 @@ def step_down(scene: Scene, standby: str) -> None:
 
 
 @contextmanager
-def diverged(scene: Scene, active: str, standby: str) -> Iterator[None]:
-    """Cut the crossover and write on both sides; when the body has ended the replicas meet again."""
+def diverged(scene: Scene, active: str, standby: str, *, writes: int = 20) -> Iterator[None]:
+    """Cut the crossover and write on both sides, at least so often on the active one.
+
+    When the body has ended the replicas meet again.
+    """
     with scene.faults.cut("crossover", (standby,)):
         wait_cut(scene)
         scene.wait_ack_of(active)
         write_on_standby(scene, standby)
-        scene.wait_acks(20)
+        scene.wait_acks(writes)
         yield
 
 
