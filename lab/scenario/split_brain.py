@@ -120,6 +120,21 @@ def wait_connection(scene: Scene, node: str, wanted: str, *, limit_s: float = SE
     wait_until(what, lambda: cstate(there, name) == wanted, Deadline.after(limit_s), pause_s=0.2)
 
 
+def wait_apart(scene: Scene) -> list[str]:
+    """Wait until DRBD has dropped the connection because of a split brain; return the nodes that stand alone.
+
+    The one that finds it out first may hang up on the other, which goes on to wait for a connection then.
+    """
+    name = scene.place.resource
+
+    def alone() -> list[str]:
+        states = {node: cstate(scene.lab.nodes[node], name) for node in NODES}
+        settled = set(states.values()) <= {"StandAlone", "WFConnection"}
+        return [node for node, state in states.items() if settled and state == "StandAlone"]
+
+    return wait_until("a node stands alone", alone, Deadline.after(SEEN_S), pause_s=0.2)
+
+
 def cstate(node: Node, resource: str) -> str:
     """Return DRBD's connection state of a resource on a node."""
     return node.run(["drbdadm", "cstate", resource], limit_s=LIMIT_S, check=False).text.strip()
@@ -149,7 +164,8 @@ def recover(scene: Scene, victim: str) -> str:
     step_down(scene, victim)
     said = scene.lab.nodes[victim].run([*told, "--save", SAVED], limit_s=2 * LIMIT_S).text
     for node in NODES:
-        if node != victim:
+        # One that still waits for its peer has met it by now.
+        if node != victim and cstate(scene.lab.nodes[node], name) == "StandAlone":
             _run(scene.lab.nodes[node], *told)
     for node in NODES:
         wait_connection(scene, node, "Connected")
