@@ -93,13 +93,16 @@ def step_down(scene: Scene, standby: str) -> None:
 
 
 @contextmanager
-def diverged(scene: Scene, active: str, standby: str) -> Iterator[None]:
-    """Cut the crossover and write on both sides; when the body has ended the replicas meet again."""
+def diverged(scene: Scene, active: str, standby: str, *, writes: int = 20) -> Iterator[None]:
+    """Cut the crossover and write on both sides, at least so often on the active one.
+
+    When the body has ended the replicas meet again.
+    """
     with scene.faults.cut("crossover", (standby,)):
         wait_cut(scene)
         scene.wait_ack_of(active)
         write_on_standby(scene, standby)
-        scene.wait_acks(20)
+        scene.wait_acks(writes)
         yield
 
 
@@ -115,6 +118,21 @@ def wait_connection(scene: Scene, node: str, wanted: str, *, limit_s: float = SE
     what = f"{name} on {node} is {wanted}"
     # Asked again and again: the history has changes only, and the state may be there already.
     wait_until(what, lambda: cstate(there, name) == wanted, Deadline.after(limit_s), pause_s=0.2)
+
+
+def wait_apart(scene: Scene) -> list[str]:
+    """Wait until DRBD has dropped the connection because of a split brain; return the nodes that stand alone.
+
+    The one that finds it out first may hang up on the other, which goes on to wait for a connection then.
+    """
+    name = scene.place.resource
+
+    def alone() -> list[str]:
+        states = {node: cstate(scene.lab.nodes[node], name) for node in NODES}
+        settled = set(states.values()) <= {"StandAlone", "WFConnection"}
+        return [node for node, state in states.items() if settled and state == "StandAlone"]
+
+    return wait_until("a node stands alone", alone, Deadline.after(SEEN_S), pause_s=0.2)
 
 
 def cstate(node: Node, resource: str) -> str:
@@ -146,7 +164,8 @@ def recover(scene: Scene, victim: str) -> str:
     step_down(scene, victim)
     said = scene.lab.nodes[victim].run([*told, "--save", SAVED], limit_s=2 * LIMIT_S).text
     for node in NODES:
-        if node != victim:
+        # One that still waits for its peer has met it by now.
+        if node != victim and cstate(scene.lab.nodes[node], name) == "StandAlone":
             _run(scene.lab.nodes[node], *told)
     for node in NODES:
         wait_connection(scene, node, "Connected")

@@ -23,7 +23,7 @@ def repair(scene: Scene) -> None:
     with split_brain.agents_stopped(scene, standby):
         with split_brain.diverged(scene, active, standby):
             pass
-        split_brain.wait_connection(scene, active, "StandAlone")
+        split_brain.wait_apart(scene)
 
         copy = split_brain.recover(scene, standby)
     scene.wait_healed()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,9 @@ def test_an_agent_is_stopped_without_leaving_and_started_again_whatever_happens(
 
 
 def test_the_victim_goes_first_and_its_copy_is_named(pair: FakePair, scene: Scene) -> None:
-    for name in ("n1", "n2"):
-        pair.lab.nodes[name].says["drbdadm cstate *"] = "Connected\n"
+    states = iter(("StandAlone", "Connected"))
+    pair.lab.nodes["n1"].says["drbdadm cstate *"] = partial(next, states)
+    pair.lab.nodes["n2"].says["drbdadm cstate *"] = "Connected\n"
     pair.lab.nodes["n2"].says["hapair recover*"] = "n2: Secondary\nsaved: /x/r0-n2.img (5 bytes)\n  look\n"
     assert split_brain.recover(scene, "n2") == "/x/r0-n2.img"
     assert [line for line in pair.lab.commands if "cstate" not in line] == [
@@ -61,6 +63,12 @@ def test_the_victim_goes_first_and_its_copy_is_named(pair: FakePair, scene: Scen
         "n2: hapair recover-split-brain r0 --victim n2 --confirm n2 --save /var/lib/hapair/discarded",
         "n1: hapair recover-split-brain r0 --victim n2 --confirm n2",
     ]
+
+
+def test_one_node_may_wait_where_the_other_stands_alone(pair: FakePair, scene: Scene) -> None:
+    pair.lab.nodes["n1"].says["drbdadm cstate *"] = partial(next, iter(("Connected", "NetworkFailure", "WFConnection")))
+    pair.lab.nodes["n2"].says["drbdadm cstate *"] = "StandAlone\n"
+    assert split_brain.wait_apart(scene) == ["n2"]
 
 
 def test_the_lock_is_stolen_at_the_epoch_that_is_shown(pair: FakePair, scene: Scene) -> None:
