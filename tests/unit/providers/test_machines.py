@@ -20,7 +20,7 @@ from lab.errors import BadInput, HapairError
 from lab.hosts.render import render_all
 from lab.hosts.site import Site, load_site
 from lab.paths import PROJECT
-from lab.providers import choice, daemon, libvirt, vagrant, virtual
+from lab.providers import choice, daemon, libvirt, vagrant, virtual, volumes
 from lab.providers.base import Hypervisor, LabPlan
 from lab.providers.box import Box
 from lab.providers.kvm import Outcome, Verdict
@@ -45,7 +45,7 @@ def test_machines_have_ports_of_their_own_and_a_disk_with_their_files(plan: LabP
     ports = []
     for node in pair:
         assert node.virtual
-        ports += [node.virtual.control_port, node.virtual.ssh_port]
+        ports += [node.virtual.control_port, node.virtual.console_port, node.virtual.ssh_port]
         for card in node.interfaces:
             assert card.tunnel
             ports += [card.tunnel.machine_port, card.tunnel.relay_port]
@@ -53,24 +53,21 @@ def test_machines_have_ports_of_their_own_and_a_disk_with_their_files(plan: LabP
             ("vdb", "r0-data"), ("vdc", "r0-meta"), ("vdd", FILES),
         ]  # fmt: skip
         assert not any(disk.log_slot for disk in node.disks)  # that is a thing of User-Mode Linux
-    assert len(set(ports)) == len(ports) == 12
+    assert len(set(ports)) == len(ports) == 14
     assert LabPlan.load(plan.dump()) == plan
 
 
 @pytest.mark.spawns
 def test_disks_of_a_plain_pair_become_those_of_the_machines(tmp_path: Path, plan: LabPlan, fakes: Any) -> None:
-    fakes.add("qemu-img")
+    fakes.add("qemu-img", script='for last in "$@"; do :; done; echo converted >"$last"')
     lent, folder = tmp_path / "seed", tmp_path / "lab"
-    lent.mkdir()
-    folder.mkdir()
-    (lent / "third.cow").write_bytes(b"store")
-    virtual._lend(plan, lent, folder)
-    assert (folder / "third.cow").read_bytes() == b"store"
-    assert [call[-2:] for call in fakes.calls("qemu-img")] == [
-        [str(lent / f"{node}.r0-{part}"), str(folder / "pool" / f"{node}.r0-{part}.qcow2")]
-        for node in ("n1", "n2")
-        for part in ("data", "meta")
-    ]
+    (folder / "pool").mkdir(parents=True)
+    virtual._lend(plan, lent, folder, volumes.FolderVolumes(folder / "pool", "", "default"))
+    names = [f"{node}.r0-{part}" for node in ("n1", "n2") for part in ("data", "meta")]
+    assert [call[-2] for call in fakes.calls("qemu-img")] == [str(lent / name) for name in names]
+    assert {path.name for path in (folder / "pool").iterdir()} == {f"{name}.qcow2" for name in names}
+    assert (folder / "pool/n1.r0-data.qcow2").read_text() == "converted\n"
+    assert [path.name for path in folder.iterdir()] == ["pool"], "nothing stays beside the pool"
 
 
 @pytest.mark.parametrize(("release", "lends"), [("debian-12", True), ("debian-13", False)])
@@ -129,7 +126,7 @@ def machine(plan: LabPlan, folder: Path, log: list[dict[str, Any]]) -> VirtualMa
     def note(kind: str, **fields: object) -> None:
         log.append({"kind": kind, **fields})
 
-    return VirtualMachine(plan.nodes[0], folder, "d", MACHINES, daemon=daemon.Daemon(folder), log=note)
+    return VirtualMachine(plan.nodes[0], folder, "d", MACHINES, daemon=daemon.Daemon(folder, plan), log=note)
 
 
 def test_a_machine_is_what_libvirt_says_it_is(plan: LabPlan, tmp_path: Path) -> None:
@@ -152,15 +149,18 @@ def test_a_machine_is_what_libvirt_says_it_is(plan: LabPlan, tmp_path: Path) -> 
     asyncio.run(scenario())
 
 
-def test_events_reach_the_machine_that_they_are_about(tmp_path: Path) -> None:
+def test_events_reach_the_machine_that_they_are_about(plan: LabPlan, tmp_path: Path) -> None:
     heard: list[tuple[str, str, str]] = []
 
     class Ear:
         def on_event(self, kind: str, what: str, detail: str) -> None:
             heard.append((kind, what, detail))
 
+        def on_state(self, state: str) -> None:
+            raise AssertionError(f"nobody looked whether it is {state}")
+
     async def scenario() -> None:
-        made = daemon.Daemon(tmp_path)
+        made = daemon.Daemon(tmp_path, plan)
         made.machines["hapair-lab-n1"] = Ear()
         made._pipe, theirs = os.pipe()
         asyncio.get_running_loop().add_reader(made._pipe, made._read)
@@ -172,7 +172,6 @@ def test_events_reach_the_machine_that_they_are_about(tmp_path: Path) -> None:
         os.close(theirs)
         made._read()
         assert heard[-1] == ("lifecycle", "Stopped", "Failed"), "with the daemon its machines are gone"
-        os.close(made._pipe)
 
     asyncio.run(scenario())
 
@@ -219,12 +218,11 @@ def test_the_box_is_laid_out_where_vagrant_looks_for_it(tmp_path: Path, monkeypa
     box.folder.mkdir()
     box.image.write_bytes(b"disk")
     (tmp_path / "lab").mkdir()
-    vagrant.prepare(tmp_path / "lab", box)
+    vagrant.prepare(tmp_path / "lab", box, MACHINES)
     home = tmp_path / "lab" / "vagrant-home"
     assert (home / "boxes/hapair-VAGRANTSLASH-debian-12/1.1.7/libvirt").resolve() == box.folder
     assert (home / "gems").resolve() == theirs / "gems"
-    volume = tmp_path / "lab/pool/hapair-VAGRANTSLASH-debian-12_vagrant_box_image_1.1.7_box.img"
-    assert volume.samefile(box.image)
+    assert vagrant.volume(MACHINES) == "hapair-VAGRANTSLASH-debian-12_vagrant_box_image_1.1.7_box.img"
 
 
 SAID = {
