@@ -79,10 +79,10 @@ def private(folder: Path, runtime: Path, *, root: bool | None = None) -> Command
     binds = ["--bind", str(run), "/run/libvirt"]
     for name, place in SYSTEM_FOLDERS.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
-        Path(place).mkdir(parents=True, exist_ok=True)  # what is bound over has to be there
+        _place(Path(place))
         binds += ["--bind", str(folder / name), place]
     binds += _accounts(folder)
-    Path("/run/libvirt").mkdir(exist_ok=True)
+    _place(Path("/run/libvirt"))
     (folder / "etc" / "qemu.conf").write_text(QEMU_CONF + AS_ROOT)
     (folder / "etc" / "libvirtd.conf").write_text(LIBVIRTD_CONF)
     argv = (
@@ -93,6 +93,13 @@ def private(folder: Path, runtime: Path, *, root: bool | None = None) -> Command
     )
     socket = run / "libvirt-sock"
     return Command(argv, {}, socket, f"qemu:///system?socket={socket}")
+
+
+def _place(path: Path) -> None:
+    """Make a folder of the system's to bind over, as libvirt's packages would: others may pass, whatever our umask."""
+    if not path.exists():
+        path.mkdir(parents=True)
+        path.chmod(0o755)
 
 
 def _accounts(folder: Path) -> list[str]:

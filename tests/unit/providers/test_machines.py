@@ -187,6 +187,18 @@ def test_roots_daemon_sees_the_labs_folders_and_may_not_touch_the_network(tmp_pa
     assert 'user = "root"' in (tmp_path / "libvirt" / "etc" / "qemu.conf").read_text()
 
 
+def test_what_is_bound_over_is_open_to_others_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        libvirt._place(tmp_path / "libvirt")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "libvirt").stat().st_mode & 0o777 == 0o755
+    (tmp_path / "libvirt").chmod(0o700)
+    libvirt._place(tmp_path / "libvirt")
+    assert (tmp_path / "libvirt").stat().st_mode & 0o777 == 0o700, "what is there stays as it is"
+
+
 def test_roots_daemon_gets_the_account_that_it_wants_where_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
