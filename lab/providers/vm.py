@@ -205,8 +205,16 @@ class VirtualMachine:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         else:
-            await self._virsh("destroy", self.domain)
+            await self._have_killed()
         await self._wait(lambda: self._state == "off", "off")
+
+    async def _have_killed(self) -> None:
+        """Let libvirt kill the machine; one that has just ended by itself is off too."""
+        try:
+            await self._virsh("destroy", self.domain)
+        except HapairError as error:
+            if "not running" not in error.message:
+                raise
 
     async def _wait(self, reached: Callable[[], bool], what: str) -> None:
         try:

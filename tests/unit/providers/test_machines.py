@@ -149,6 +149,49 @@ def test_a_machine_is_what_libvirt_says_it_is(plan: LabPlan, tmp_path: Path) -> 
     asyncio.run(scenario())
 
 
+def test_a_machine_that_is_not_ours_to_kill_is_killed_by_libvirt(
+    plan: LabPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    async def scenario() -> None:
+        node = machine(plan, tmp_path, [])
+
+        async def virsh(*arguments: str) -> str:
+            asked.append(arguments)
+            node.on_event("lifecycle", "Stopped", "Destroyed")
+            if len(asked) == 2:
+                raise HapairError("virsh destroy d: Requested operation is not valid: domain is not running")
+            return ""
+
+        monkeypatch.setattr(node, "_virsh", virsh)
+        monkeypatch.setattr(node, "_find", os.getpid)
+        monkeypatch.setattr("lab.providers.vm.owner_of_process", lambda _: 64055)
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        for boot in (1, 2):
+            node.on_event("lifecycle", "Started", "Booted")
+            assert node.pid is None, "another user's process is not put down to be killed"
+            await node.power_off()
+            assert (node.state, node.status().note, node.status().boots) == ("off", "power was cut", boot)
+
+    asyncio.run(scenario())
+    assert asked == [("destroy", "d"), ("destroy", "d")]
+
+
+def test_what_nobody_heard_is_learned_from_the_state(plan: LabPlan, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        log: list[dict[str, Any]] = []
+        node = machine(plan, tmp_path, log)
+        for found, state in (("running", "on"), ("paused", "frozen"), ("running", "on"), ("shut off", "off")):
+            node.on_state(found)
+            node.on_state(found)
+            assert node.state == state
+        assert node.status().boots == 1
+        assert [entry["kind"] for entry in log] == ["power", "exit"]
+
+    asyncio.run(scenario())
+
+
 def test_events_reach_the_machine_that_they_are_about(plan: LabPlan, tmp_path: Path) -> None:
     heard: list[tuple[str, str, str]] = []
 
