@@ -53,6 +53,11 @@ class Daemon:
         """The process of a private daemon."""
         return self._child.pid if self._child else None
 
+    @property
+    def hears(self) -> bool:
+        """Whether events of the machines are heard now."""
+        return self._pipe >= 0
+
     async def start(self, runtime: Path) -> None:
         """Start the daemon, or take the host's, make the lab's pool, and follow the machines' events.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable, Collection
@@ -202,8 +203,9 @@ class VirtualMachine:
             return
         self._cut = True
         if pid := await asyncio.to_thread(lambda: self.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            await asyncio.to_thread(_kill, pid)
+            if not self._daemon.hears:  # libvirt is away, so nobody else will tell
+                self.on_event("lifecycle", "Stopped", "Destroyed")
         else:
             await self._have_killed()
         await self._wait(lambda: self._state == "off", "off")
@@ -295,3 +297,14 @@ class VirtualMachine:
     def _last_words(self) -> str:
         lines = console.tail(self._folder / f"{self.plan.name}.console")
         return f"; the last lines of its console:\n{lines}" if lines else ""
+
+
+def _kill(pid: int) -> None:
+    """Kill a process, and return when it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            select.select([fd], [], [], OFF_S)  # readable once it has ended (pidfd_open(2))
+        finally:
+            os.close(fd)

@@ -178,6 +178,23 @@ def test_a_machine_that_is_not_ours_to_kill_is_killed_by_libvirt(
     assert asked == [("destroy", "d"), ("destroy", "d")]
 
 
+@pytest.mark.spawns
+def test_a_machine_that_is_killed_while_libvirt_is_away_is_off(
+    plan: LabPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        node = machine(plan, tmp_path, [])
+        qemu = proc.spawn(["sleep", "60"])
+        monkeypatch.setattr(node, "_find", lambda: qemu.pid)
+        node.on_event("lifecycle", "Started", "Booted")
+        async with asyncio.timeout(10):
+            await node.power_off()
+        assert (node.state, node.status().note) == ("off", "power was cut")
+        assert qemu.wait(5) == -9
+
+    asyncio.run(scenario())
+
+
 def test_what_nobody_heard_is_learned_from_the_state(plan: LabPlan, tmp_path: Path) -> None:
     async def scenario() -> None:
         log: list[dict[str, Any]] = []
