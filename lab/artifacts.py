@@ -11,7 +11,7 @@ from lab import build
 from lab.errors import BadInput
 from lab.hosts.site import Site
 from lab.log import Steps
-from lab.providers import box, bundle, image, installed, kvm
+from lab.providers import box, bundle, hostlibvirt, image, installed, kvm
 from lab.providers.base import Hypervisor
 from lab.providers.box import Box
 from lab.providers.choice import Choice, choose
@@ -28,26 +28,35 @@ class Ready:
 
 
 def for_lab(
-    asked: str | None, site: Site, progress: Steps, packed: str | None = None, *, tell: Callable[[str], None]
+    asked: str | None,
+    site: Site,
+    progress: Steps,
+    packed: str | None = None,
+    *,
+    libvirt: str | None = None,
+    tell: Callable[[str], None],
 ) -> Ready:
     """Choose a provider, say so, and make what it needs.
 
     Args:
         asked: the provider's name, if one was asked for.
         packed: a bundle's file or URL: it holds what User-Mode Linux needs.
-        tell: told which provider was taken, and why.
+        libvirt: the kind of libvirt daemon, if one was asked for; it says nothing to User-Mode Linux.
+        tell: told which provider and which daemon was taken, and why.
 
     Raises:
-        BadInput: no provider has that name, or a bundle was given for virtual machines.
-        HostLacks: Vagrant or its plugin is missing or too old.
+        BadInput: no provider or daemon has that name, or a bundle was given for virtual machines.
+        HostLacks: Vagrant or its plugin is missing or too old; the host's daemon, asked for, cannot be used.
         HapairError: as `ensure`.
     """
     release = site.lab.box
     bundled = Choice("uml", "that is what a bundle holds") if packed and asked is None else None
     choice = bundled or choose(asked, site, lambda: _probe(box.ensure(progress, release)))
-    tell(str(choice))
     if choice.provider == "uml":
+        tell(str(choice))
         return Ready(_with_programs(ensure(progress, packed), site, progress), None, choice)
+    daemon = hostlibvirt.choose(libvirt, site.lab.libvirt, hostlibvirt.probe)
+    tell(f"{choice}; {daemon}")
     if packed:
         raise BadInput("a bundle holds no box for virtual machines", "leave --bundle out, or take --provider uml")
     installed.check()
@@ -57,7 +66,7 @@ def for_lab(
     verdict = _probe(made.box)
     if not verdict.usable:
         tell(f"virtual machines are emulated here, which takes several times as long: {verdict.text}")
-    hypervisor = Hypervisor(made.box.name, made.box.version, kvm=verdict.usable)
+    hypervisor = Hypervisor(made.box.name, made.box.version, kvm=verdict.usable, host=daemon.host)
     return Ready(_with_programs(made, site, progress), hypervisor, choice)
 
 

@@ -225,6 +225,8 @@ class Rehearsal(Part):
 
     provider: Literal["auto", "uml", "vagrant"] = "auto"
     """What the nodes are; "auto": whatever works best on the machine that runs the lab."""
+    libvirt: Literal["auto", "host", "session", "own"] = "auto"
+    """Which libvirt daemon runs virtual machines; "auto": the host's where it may be used, else the lab's own."""
     box: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")] = "debian-12"
     """The release whose box virtual machines are made from."""
     memory_mb: Annotated[int, Field(ge=256, le=65536)]

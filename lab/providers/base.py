@@ -49,6 +49,10 @@ class Impairment:
 
 CLEAN = Impairment()
 
+Libvirt = Literal["auto", "host", "session", "own"]
+LIBVIRTS: tuple[Libvirt, ...] = get_args(Libvirt)
+"""Which libvirt daemon runs virtual machines: the names that `--libvirt` takes; lab.providers.hostlibvirt has more."""
+
 Provider = Literal["uml", "vagrant"]
 PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 """What the pair's nodes can be: the names that `--provider` takes. The third node is User-Mode Linux always."""
@@ -93,9 +97,13 @@ class Disk:
 
 @dataclass(frozen=True)
 class Virtual:
-    """What makes a node a virtual machine: the loopback ports of its control line and of its sshd."""
+    """What makes a node a virtual machine: the loopback ports of its control line, of its console, and of its sshd.
+
+    QEMU calls the first two, and listens at the last.
+    """
 
     control_port: int
+    console_port: int
     ssh_port: int
 
 
@@ -120,11 +128,18 @@ class Hypervisor:
     Attributes:
         box: the Vagrant box that they are made from, and its `version`.
         kvm: the processor runs them; otherwise QEMU emulates one.
+        host: the host's libvirt daemon has them; otherwise one of the lab's own.
+        pool: the storage pool that holds their disks.
+        pool_folder: where the host's daemon keeps it; empty for a daemon of the lab's own, whose pool is in the lab's
+            folder.
     """
 
     box: str
     version: str
     kvm: bool
+    host: bool = False
+    pool: str = "default"
+    pool_folder: str = ""
 
 
 @dataclass(frozen=True)

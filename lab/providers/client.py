@@ -21,7 +21,7 @@ from lab import errors, paths, proc
 from lab.deadline import Deadline, time_scale, wait_until
 from lab.errors import BadInput, HapairError, HostLacks, TimedOut
 from lab.proc import CommandFailed, Completed
-from lab.providers import memory
+from lab.providers import hostlibvirt, memory
 from lab.providers.base import Direction, Frame, Impairment, LabPlan, LabStatus, NodeState
 from lab.providers.record import Record
 from lab.providers.supervisor import EVENTS, PLAN, SOCKET
@@ -384,6 +384,7 @@ def destroy(folder: Path) -> None:
 
     Raises:
         BadInput: `folder` holds something else than a lab.
+        HapairError: something of it on the host's libvirt could not be removed; repeating it goes on from there.
     """
     with locked(folder):
         if not folder.exists():
@@ -391,7 +392,19 @@ def destroy(folder: Path) -> None:
         if not (folder / PLAN).is_file() and any(folder.iterdir()):
             raise BadInput(f"{folder} is no lab", "name the folder of a lab")
         stop(folder)
+        if (folder / PLAN).is_file():
+            _leave_host(folder)
         shutil.rmtree(folder)
+
+
+def _leave_host(folder: Path) -> None:
+    """Remove what a lab has on the host's libvirt; the lab's folder stays as long as something does."""
+    try:
+        plan = LabPlan.load((folder / PLAN).read_text())
+    except BadInput:  # damaged, or of an earlier version: nothing says what there may be
+        return
+    if plan.hypervisor and plan.hypervisor.host:
+        hostlibvirt.remove(plan)
 
 
 def clean_up(folder: Path) -> None:

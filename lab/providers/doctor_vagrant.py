@@ -111,8 +111,8 @@ def nesting(cpuinfo: str) -> str:
 
 def _group() -> Finding:
     subject = "group libvirt"
-    if os.geteuid() == 0 or not SYSTEM_SOCKET.exists():
-        return Finding(subject, Grade.GOOD, "not needed: labs start a libvirt daemon of their own")
+    if os.geteuid() == 0 or not _daemon_is_there():
+        return Finding(subject, Grade.GOOD, "not needed: root and a lab's own libvirt daemon do without")
     try:
         group = grp.getgrnam("libvirt")
     except KeyError:
@@ -120,14 +120,21 @@ def _group() -> Finding:
     return membership(getpass.getuser(), group.gr_mem, in_session=group.gr_gid in os.getgroups())
 
 
+def _daemon_is_there() -> bool:
+    try:
+        return SYSTEM_SOCKET.exists()
+    except PermissionError:  # a folder that is closed to everybody is no running daemon's
+        return False
+
+
 def membership(user: str, members: Collection[str], *, in_session: bool) -> Finding:
-    """Judge whether a user may speak to the host's libvirt daemon; labs do not need it, plain `vagrant up` does."""
+    """Judge whether a user may speak to the host's libvirt daemon; plain `vagrant up` needs it, labs do not."""
     subject = "group libvirt"
     if in_session:
         return Finding(subject, Grade.GOOD, f"{user} is in it")
     if user in members:
         return Finding(subject, Grade.WORSE, f"{user} is in it, but was not when this session began", "log in again")
-    text = f"{user} is not in it: plain `vagrant up` may not use the host's libvirt"
+    text = f"{user} is not in it: the host's libvirt is closed to plain `vagrant up`, and to labs"
     return Finding(subject, Grade.WORSE, text, f"as root: usermod -aG libvirt {user}; then log in again")
 
 

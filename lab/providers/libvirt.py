@@ -1,7 +1,7 @@
 """A lab's own libvirt daemon, and the little that the lab asks of it by virsh.
 
-The host's daemon is left alone, whether or not there is one. A private one needs no root, no service and no network:
-it makes neither bridges nor addresses. An ordinary user runs libvirt's session daemon with folders of the lab's own.
+The host's daemon is left alone then, whether or not there is one. A private one needs no root, no service and no
+network: it makes neither bridges nor addresses. An ordinary user runs libvirt's session daemon with the lab's folders.
 Root's daemon is always the system's, so it is started in bubblewrap, where the system's folders are the lab's, without
 the right to touch the network; when it goes, its machines go with it.
 """
@@ -20,6 +20,8 @@ from lab.errors import HapairError
 POOL = "default"
 """The storage pool that Vagrant's plugin takes unless told."""
 URI_FILE = "libvirt-uri"
+HOST_URI = "qemu:///system"
+"""The host's own daemon (lab.providers.hostlibvirt)."""
 COMMAND_S = 20.0
 START_S = 15.0
 SYSTEM_FOLDERS = {
@@ -77,18 +79,27 @@ def private(folder: Path, runtime: Path, *, root: bool | None = None) -> Command
     binds = ["--bind", str(run), "/run/libvirt"]
     for name, place in SYSTEM_FOLDERS.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
-        Path(place).mkdir(parents=True, exist_ok=True)  # what is bound over has to be there
+        _place(Path(place))
         binds += ["--bind", str(folder / name), place]
     binds += _accounts(folder)
-    Path("/run/libvirt").mkdir(exist_ok=True)
+    _place(Path("/run/libvirt"))
     (folder / "etc" / "qemu.conf").write_text(QEMU_CONF + AS_ROOT)
     (folder / "etc" / "libvirtd.conf").write_text(LIBVIRTD_CONF)
     argv = (
         *(bwrap, "--die-with-parent", "--unshare-pid", "--cap-drop", "CAP_NET_ADMIN"),
         *("--dev-bind", "/", "/", "--proc", "/proc", *binds, "--", libvirtd),
+        # Its place is /run unless told, which all of root's daemons share.
+        *("--pid-file", "/run/libvirt/libvirtd.pid"),
     )
     socket = run / "libvirt-sock"
     return Command(argv, {}, socket, f"qemu:///system?socket={socket}")
+
+
+def _place(path: Path) -> None:
+    """Make a folder of the system's to bind over, as libvirt's packages would: others may pass, whatever our umask."""
+    if not path.exists():
+        path.mkdir(parents=True)
+        path.chmod(0o755)
 
 
 def _accounts(folder: Path) -> list[str]:
@@ -130,16 +141,28 @@ def virsh(uri: str, *arguments: str, limit_s: float = COMMAND_S) -> str:
     Raises:
         HapairError: the daemon is gone, or it refused; the message says what it said.
     """
-    done = proc.run([*_virsh(uri), *arguments], limit_s=limit_s, check=False)
+    done = ask(uri, *arguments, limit_s=limit_s)
     if done.code == 0:
         return done.text
     said = done.stderr.decode(errors="replace").strip().removeprefix("error: ")
-    if "failed to connect" in said:
-        raise HapairError(
-            "the libvirt daemon of the lab's virtual machines does not answer any more",
-            "invoke lab.destroy, then invoke lab.up; libvirtd.log in the lab's folder may say why it died",
-        )
-    raise HapairError(f"virsh {' '.join(arguments)}: {said}")
+    if "failed to connect" not in said:
+        raise HapairError(f"virsh {' '.join(arguments)}: {said}")
+    if uri == HOST_URI:
+        raise HapairError(f"the host's libvirt daemon does not answer: {said.splitlines()[-1]}", "start libvirtd again")
+    raise HapairError(
+        "the libvirt daemon of the lab's virtual machines does not answer any more",
+        "invoke lab.destroy, then invoke lab.up; libvirtd.log in the lab's folder may say why it died",
+    )
+
+
+def ask(uri: str, *arguments: str, limit_s: float = COMMAND_S) -> proc.Completed:
+    """Run one command of virsh(1), however it ends.
+
+    Raises:
+        CommandFailed: it has not ended in time.
+        HostLacks: virsh is not installed.
+    """
+    return proc.run([*_virsh(uri), *arguments], limit_s=limit_s, check=False)
 
 
 def _virsh(uri: str) -> list[str]:

@@ -19,8 +19,8 @@ from lab.errors import BadInput, HapairError, HostLacks, TimedOut
 from lab.hosts.render import render_all
 from lab.hosts.site import Site
 from lab.log import Steps
-from lab.providers import client, memory, seed, virtual
-from lab.providers.base import CLEAN, Hypervisor, Lab, LabPlan, Node, Provider
+from lab.providers import client, hostlibvirt, memory, seed, virtual
+from lab.providers.base import CLEAN, Hypervisor, Lab, LabPlan, Libvirt, Node, Provider
 from lab.providers.box import Box
 from lab.providers.choice import stretch
 from lab.providers.client import RunningLab, RunningNode
@@ -165,6 +165,8 @@ def bring_up(
     with client.locked(folder):
         if folder.exists():
             return _again(folder, site, inputs, progress)
+        if inputs.plan.hypervisor and inputs.plan.hypervisor.host:
+            hostlibvirt.check_free(inputs.plan)  # before anything that fails would remove what is another's
         try:
             if artifacts.box:
                 lent = seed.ensure(plain, progress) if virtual.borrows(site) else None
@@ -213,6 +215,13 @@ def _again(folder: Path, site: Site, inputs: seed.Inputs, progress: Steps) -> Pa
             f"the name {name!r} is in use by a lab made of another site, provider, kernel or image",
             f"take another --name, or remove it first: invoke lab.destroy --name {name}",
         )
+    there = LabPlan.load((folder / PLAN).read_text()).hypervisor
+    if there and inputs.plan.hypervisor and there.host != inputs.plan.hypervisor.host:
+        where = "the host's libvirt" if there.host else "a libvirt of its own"
+        raise BadInput(
+            f"the lab {name!r} runs on {where}",
+            f"take another --name, or remove it first: invoke lab.destroy --name {name}",
+        )
     if client.running(folder):
         lab = client.attach(folder)
     else:
@@ -248,6 +257,13 @@ def provider_of(name: str) -> Provider | None:
     """Return what the nodes of an existing lab are; None: there is no lab of that name."""
     plan = folder_of(name) / PLAN
     return LabPlan.load(plan.read_text()).provider if plan.exists() else None
+
+
+def libvirt_of(name: str) -> Libvirt | None:
+    """Return which libvirt daemon an existing lab is on; None: there is no lab of that name, or it is on none."""
+    plan = folder_of(name) / PLAN
+    hypervisor = LabPlan.load(plan.read_text()).hypervisor if plan.exists() else None
+    return None if hypervisor is None else "host" if hypervisor.host else "own"
 
 
 @contextmanager

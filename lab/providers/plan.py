@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lab.errors import BadInput
 from lab.hosts.site import Site
+from lab.providers import hostlibvirt
 from lab.providers.base import Disk, Hypervisor, Interface, LabPlan, NodePlan, Tunnel, Virtual
 from lab.providers.box import Box
 from lab.providers.cable import LOOPBACK
@@ -113,7 +114,19 @@ def with_machines(plan: LabPlan, hypervisor: Hypervisor) -> LabPlan:
     pair = [node for node in plan.nodes if node.disks]
     with _free_ports() as ports:
         nodes = {node.name: _virtual(node, ports) for node in pair}
+    if hypervisor.host:
+        hypervisor = _on_host(hypervisor, plan.name)
     return replace(plan, hypervisor=hypervisor, nodes=tuple(nodes.get(node.name, node) for node in plan.nodes))
+
+
+def _on_host(hypervisor: Hypervisor, lab: str) -> Hypervisor:
+    """Give a lab a pool of its own on the host's daemon, and its box a name of its own.
+
+    Vagrant's plugin looks for a box's disk by name in every pool: it must not build on one that goes with another lab.
+    """
+    pool = hostlibvirt.pool_name(lab)
+    box = f"{pool}/{hypervisor.box.rpartition('/')[2]}"
+    return replace(hypervisor, box=box, pool=pool, pool_folder=str(hostlibvirt.IMAGES / pool))
 
 
 def _virtual(node: NodePlan, ports: Iterator[int]) -> NodePlan:
@@ -124,7 +137,7 @@ def _virtual(node: NodePlan, ports: Iterator[int]) -> NodePlan:
     )
     files = Disk("vdd", f"{node.name}.files{QCOW2}", 0, serial=FILES)
     cards = (replace(card, tunnel=Tunnel(next(ports), next(ports))) for card in node.interfaces)
-    virtual = Virtual(control_port=next(ports), ssh_port=next(ports))
+    virtual = Virtual(control_port=next(ports), console_port=next(ports), ssh_port=next(ports))
     return replace(node, kernel_args=(), disks=(*disks, files), interfaces=tuple(cards), virtual=virtual)
 
 

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def ensure(inputs: Inputs, progress: Steps) -> Path:
                 lab = client.start(inputs.plan, scratch)
                 provision(lab, inputs.site, inputs.trees, step.note)
                 lab.stop()
-                keep(inputs, _disks(inputs.plan), scratch)
+                keep(inputs, lambda final: copy(_disks(inputs.plan), scratch, final))
     return final
 
 
@@ -88,14 +88,14 @@ def kept(inputs: Inputs) -> Path | None:
     return folder if (folder / COMPLETE).exists() else None
 
 
-def keep(inputs: Inputs, names: Sequence[str], folder: Path) -> None:
-    """Make files of `folder` the seed; nothing may write to them meanwhile."""
+def keep(inputs: Inputs, fill: Callable[[Path], None]) -> None:
+    """Let `fill` put the seed's disks into the cache; nothing may write to them meanwhile."""
     final = paths.cache() / "seeds" / inputs.key
     final.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(final.parent / f"{inputs.key}.lock", is_singleton=True):
         shutil.rmtree(final, ignore_errors=True)
         final.mkdir(mode=0o700)  # the nodes' configuration on the disks has a secret
-        copy(names, folder, final)
+        fill(final)
         # Written last: a seed without it was interrupted.
         (final / COMPLETE).touch()
 

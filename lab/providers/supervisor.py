@@ -27,6 +27,7 @@ from lab.providers.base import Frame, Impairment, LabPlan, LabStatus, NodePlan
 from lab.providers.cable import Cable
 from lab.providers.control import Job
 from lab.providers.daemon import Daemon
+from lab.providers.hostlibvirt import domain_name
 from lab.providers.machine import Machine
 from lab.providers.record import FILE as RECORD_FILE
 from lab.providers.record import Record, identity
@@ -107,8 +108,8 @@ class Supervisor:
     def _make(self, node: NodePlan) -> Machine:
         if not node.virtual or not self._plan.hypervisor:
             return UmlMachine(node, self._folder, self._memory, self._log)
-        self._daemon = self._daemon or Daemon(self._folder)
-        domain = f"hapair-{self._plan.name}-{node.name}"  # as the Vagrantfile calls it
+        self._daemon = self._daemon or Daemon(self._folder, self._plan)
+        domain = domain_name(self._plan.name, node.name)
         made = VirtualMachine(node, self._folder, domain, self._plan.hypervisor, daemon=self._daemon, log=self._log)
         self._daemon.machines[domain] = made
         return made

@@ -7,7 +7,6 @@ books (its index of machines, its locks) begin and end with the lab.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING
 from lab import paths, proc
 from lab.errors import HapairError
 from lab.providers import installed, libvirt
+from lab.providers.base import Hypervisor
 from lab.providers.box import DISK, Box
-from lab.providers.daemon import POOL
 from lab.providers.supervisor import PLAN
 
 if TYPE_CHECKING:
@@ -40,27 +39,26 @@ EXPLAINED = (
 )  # fmt: skip
 
 
-def prepare(folder: Path, box: Box) -> None:
-    """Lay out what Vagrant will look for in a lab's folder: its home with the box in it, the box's disk in the pool.
-
-    The disk is a hard link where that is possible, so that it is there once, however many labs there are.
-    """
+def prepare(folder: Path, box: Box, hypervisor: Hypervisor) -> None:
+    """Lay out what Vagrant will look for in a lab's folder: its home, with the box in it under the plan's name."""
     home = folder / HOME
-    place = home / "boxes" / box.name.replace("/", "-VAGRANTSLASH-") / box.version
+    place = home / "boxes" / _flat(hypervisor.box) / hypervisor.version
     place.mkdir(parents=True, exist_ok=True)
     (place / "libvirt").symlink_to(box.folder)
     theirs = installed.home()
     for name in BORROWED:
         if (theirs / name).exists():
             (home / name).symlink_to(theirs / name)
-    pool = folder / POOL
-    pool.mkdir(mode=0o711, exist_ok=True)
-    # The name that vagrant-libvirt gives to a box's disk in a pool (action/handle_box_image.rb): it uploads none then.
-    volume = pool / f"{box.name.replace('/', '-VAGRANTSLASH-')}_vagrant_box_image_{box.version}_box.img"
-    try:
-        volume.hardlink_to(box.folder / DISK)
-    except OSError:
-        shutil.copyfile(box.folder / DISK, volume)
+
+
+def volume(hypervisor: Hypervisor) -> str:
+    """Return the name of the box's disk in the pool: one that is there, Vagrant's plugin does not upload."""
+    # As vagrant-libvirt makes it (action/handle_box_image.rb).
+    return f"{_flat(hypervisor.box)}_vagrant_box_image_{hypervisor.version}_{DISK}"
+
+
+def _flat(box: str) -> str:
+    return box.replace("/", "-VAGRANTSLASH-")
 
 
 def up(folder: Path, note: Callable[[str], None]) -> None:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 
-from lab import proc
 from lab.deadline import Deadline
 from lab.hosts.site import Site
 from lab.log import Steps
 from lab.providers import box as boxes
-from lab.providers import client, image, seed, vagrant
-from lab.providers.base import LabPlan, Node
-from lab.providers.box import Box
+from lab.providers import client, image, seed, vagrant, volumes
+from lab.providers.base import Hypervisor, LabPlan, Node
+from lab.providers.box import INITRD, KERNEL, Box
 from lab.providers.client import RunningLab
-from lab.providers.daemon import POOL
 from lab.providers.plan import QCOW2
 from lab.providers.provision import fill, start_agents, without_agent
 from lab.providers.seed import Inputs
+from lab.providers.volumes import Volumes
 
 BOOT_S = 240.0
 CONVERT_S = 30.0
@@ -47,17 +47,14 @@ def make(folder: Path, inputs: Inputs, box: Box, progress: Steps, lent: Path | N
         HostLacks: a program is missing.
         HapairError: Vagrant failed, or a step on a node did.
     """
-    vagrant.prepare(folder, box)
-    for node in inputs.plan.nodes:
-        if node.virtual:
-            _give_files(folder, node.name, inputs.trees[node.name])
+    vagrant.prepare(folder, box, _hypervisor(inputs.plan))
     planted = lent or seed.kept(inputs)
-    if lent:
-        _lend(inputs.plan, lent, folder)
-    elif planted:
-        seed.copy(_disks(inputs.plan), planted, folder)
+    if planted:
+        seed.copy(_others(inputs.plan), planted, folder)
     with progress.step("booting two virtual machines and a third node", estimate_s=40) as step:
         lab = client.start(inputs.plan, folder)
+        step.note("filling the storage pool")
+        _fill_pool(folder, inputs, box, planted, lent)
         pool = ThreadPoolExecutor(2)
         try:
             made = pool.submit(vagrant.up, folder, lambda line: step.note(line[:60]))
@@ -88,39 +85,65 @@ def _keep(lab: RunningLab, inputs: Inputs) -> None:
         node.run(["sync"], limit_s=COMMAND_S)
         node.freeze()  # QEMU writes everything out when it stops a machine
     try:
-        seed.keep(inputs, _disks(inputs.plan), lab.folder)
+        seed.keep(inputs, partial(_take_disks, lab, inputs.plan))
     finally:
         for node in lab.nodes.values():
             node.thaw()
 
 
-def _disks(plan: LabPlan) -> list[str]:
-    data = [disk.file for node in plan.nodes if node.virtual for disk in node.disks if disk.size_bytes]
-    return [*(f"{POOL}/{file}" for file in data), *(f"{node.name}.cow" for node in plan.nodes if not node.virtual)]
+def _take_disks(lab: RunningLab, plan: LabPlan, target: Path) -> None:
+    pool = volumes.of(lab.folder, _hypervisor(plan))
+    for name in _data(plan):
+        pool.get(name, target / name)
+    seed.copy(_others(plan), lab.folder, target)
 
 
-def _give_files(folder: Path, node: str, tree: bytes) -> None:
-    """Make the disk that holds a node's files; QEMU's format, as every disk of a machine with snapshots must be."""
-    archive = folder / f"{node}.files.tar"
-    archive.write_bytes(without_agent(tree))
-    _convert(archive, folder / POOL / f"{node}.files.qcow2")
-    archive.unlink()
+def _hypervisor(plan: LabPlan) -> Hypervisor:
+    if plan.hypervisor is None:
+        raise AssertionError("a plan of virtual machines")
+    return plan.hypervisor
 
 
-def _lend(plan: LabPlan, lent: Path, folder: Path) -> None:
-    """Put the disks of User-Mode Linux nodes where those of a plan's machines are expected."""
-    for node in plan.nodes:
-        if not node.virtual:
-            seed.copy([f"{node.name}.cow"], lent, folder)
-            continue
-        for disk in node.disks:
-            if disk.size_bytes:
-                _convert(lent / disk.file.removesuffix(QCOW2), folder / POOL / disk.file)
+def _data(plan: LabPlan) -> list[str]:
+    """Return the disks in the pool that a seed is made of."""
+    return [disk.file for node in plan.nodes if node.virtual for disk in node.disks if disk.size_bytes]
 
 
-def _convert(source: Path, target: Path) -> None:
-    qemu_img = proc.which("qemu-img", "qemu-utils")
-    proc.run([qemu_img, "convert", "-f", "raw", "-O", "qcow2", source, target], limit_s=CONVERT_S)
+def _others(plan: LabPlan) -> list[str]:
+    """Return the disks in the lab's folder that a seed is made of."""
+    return [f"{node.name}.cow" for node in plan.nodes if not node.virtual]
+
+
+def _fill_pool(folder: Path, inputs: Inputs, box: Box, planted: Path | None, lent: Path | None) -> None:
+    """Put everything into the pool that the machines will open: the box, the nodes' files, a seed's disks."""
+    hypervisor = _hypervisor(inputs.plan)
+    pool = volumes.of(folder, hypervisor)
+    pool.put(box.image, vagrant.volume(hypervisor), shared=True)
+    if hypervisor.host:  # else QEMU reads them from the box
+        pool.put(box.kernel, KERNEL)
+        pool.put(box.initrd, INITRD)
+    for node in inputs.plan.nodes:
+        if node.virtual:
+            archive, disk = folder / f"{node.name}.files.tar", folder / f"{node.name}.files.qcow2"
+            archive.write_bytes(without_agent(inputs.trees[node.name]))
+            volumes.as_qcow2(archive, disk, CONVERT_S)
+            pool.put(disk, disk.name)
+            archive.unlink()
+            disk.unlink()
+    if lent:
+        _lend(inputs.plan, lent, folder, pool)
+    elif planted:
+        for name in _data(inputs.plan):
+            pool.put(planted / name, name)
+    pool.refresh()
+
+
+def _lend(plan: LabPlan, lent: Path, folder: Path, pool: Volumes) -> None:
+    """Put the disks of User-Mode Linux nodes where those of a plan's machines are expected; `folder` has room."""
+    for name in _data(plan):
+        volumes.as_qcow2(lent / name.removesuffix(QCOW2), folder / name, CONVERT_S)
+        pool.put(folder / name, name)
+        (folder / name).unlink()
 
 
 def set_clocks(lab: RunningLab, site: Site) -> None:

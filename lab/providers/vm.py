@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from lab.errors import HapairError, HostLacks, TimedOut
+from lab.errors import HapairError, TimedOut
 from lab.providers import console
 from lab.providers.base import Frame, Hypervisor, NodePlan, NodeState, NodeStatus
-from lab.providers.cable import LOOPBACK
 from lab.providers.control import ControlLine
 from lab.providers.daemon import Daemon
+from lab.providers.inlet import Inlet, Transcript, owner_of_process
 from lab.providers.machine import Log
 
 SNAPSHOT = "hapair"
@@ -36,7 +37,6 @@ class VirtualMachine:
             raise HapairError(f"{plan.name} is no virtual machine")
         self.plan = plan
         self.domain = domain
-        self._ports = plan.virtual
         self._folder = folder
         self._hypervisor = hypervisor
         self._daemon = daemon
@@ -46,45 +46,35 @@ class VirtualMachine:
         self._note = "it was never switched on"
         self._cut = False
         self._line: ControlLine | None = None
-        self._listener: socket.socket | None = None
+        self._transcript = Transcript(folder / f"{plan.name}.console")
+        ports = plan.virtual
+        self._inlets = (
+            Inlet(ports.control_port, self._users, self._take_line),
+            Inlet(ports.console_port, self._users, self._transcript.take),
+        )
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def _users(self) -> Collection[int]:
+        return self._daemon.users
+
     def prepare(self) -> None:
-        """Listen for the machine's control line.
+        """Listen for the machine's control line and its console.
 
         Raises:
-            HostLacks: another program has taken the port.
+            HostLacks: another program has taken a port.
         """
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((LOOPBACK, self._ports.control_port))
-        except OSError as error:
-            listener.close()
-            raise HostLacks(
-                f"port {self._ports.control_port} of {LOOPBACK} cannot be used: {error.strerror}",
-                "invoke lab.destroy, then invoke lab.up: it takes other ports",
-            ) from None
-        listener.listen(4)
-        listener.setblocking(False)
-        self._listener = listener
-        asyncio.get_running_loop().add_reader(listener, self._accept)
+        for inlet in self._inlets:
+            inlet.open()
 
     def close(self) -> None:
         """Stop listening."""
-        if self._listener:
-            asyncio.get_running_loop().remove_reader(self._listener)
-            self._listener.close()
+        for inlet in self._inlets:
+            inlet.close()
+        self._transcript.close()
         self._hang_up("the lab ends")
 
-    def _accept(self) -> None:
-        if self._listener is None:
-            return
-        sock, address = self._listener.accept()
-        if _owner(address) not in (0, os.geteuid()):
-            sock.close()
-            return
+    def _take_line(self, sock: socket.socket) -> None:
         self._hang_up("another line took its place")
         loop = asyncio.get_running_loop()
         self._line = ControlLine(self.plan.name, sock, None, on_ready=self._on_ready, loop=loop)
@@ -113,9 +103,14 @@ class VirtualMachine:
 
     @property
     def pid(self) -> int | None:
-        """QEMU's process id, if this user may look and the machine runs."""
+        """QEMU's process id, if the machine runs and this user may end it."""
         if self._state == "off":
             return None
+        found = self._find()
+        mine = os.geteuid()
+        return found if found and (mine == 0 or owner_of_process(found) == mine) else None
+
+    def _find(self) -> int | None:
         mark = f"guest={self.domain},".encode()
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -168,6 +163,19 @@ class VirtualMachine:
                 self._went(why)
         self._tell()
 
+    def on_state(self, state: str) -> None:
+        """Take note of what the machine is found to be, after a time in which nobody heard what happens to it."""
+        found: NodeState = "off" if state in {"shut off", "crashed"} else "frozen" if state == "paused" else "on"
+        if found == self._state:
+            return
+        if found == "off":
+            self.on_event("lifecycle", "Stopped", "Failed")
+        else:
+            was, self._state, self._note = self._state, found, ""
+            if was == "off":
+                self._came("on")
+            self._tell()
+
     def _came(self, why: str) -> None:
         self._boots += 1
         self._log("power", node=self.plan.name, to="on", why=why)
@@ -180,6 +188,7 @@ class VirtualMachine:
     async def take_up(self) -> None:
         """Learn the state of a machine that was there before; switch on one that is defined and off."""
         if self.domain in (await self._virsh("list", "--all", "--name")).split():
+            self.on_state((await self._virsh("domstate", self.domain)).strip())
             await self.power_on()
 
     async def power_on(self) -> None:
@@ -189,14 +198,25 @@ class VirtualMachine:
             await self._wait(lambda: self._state != "off", "on")
 
     async def power_off(self) -> None:
-        """Kill QEMU, as a power loss would, and return when it is gone."""
+        """Kill QEMU, as a power loss would, and return when it is gone; libvirt does it where this user may not."""
         if self._state == "off":
             return
         self._cut = True
         if pid := await asyncio.to_thread(lambda: self.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            await asyncio.to_thread(_kill, pid)
+            if not self._daemon.hears:  # libvirt is away, so nobody else will tell
+                self.on_event("lifecycle", "Stopped", "Destroyed")
+        else:
+            await self._have_killed()
         await self._wait(lambda: self._state == "off", "off")
+
+    async def _have_killed(self) -> None:
+        """Let libvirt kill the machine; one that has just ended by itself is off too."""
+        try:
+            await self._virsh("destroy", self.domain)
+        except HapairError as error:
+            if "not running" not in error.message:
+                raise
 
     async def _wait(self, reached: Callable[[], bool], what: str) -> None:
         try:
@@ -279,12 +299,12 @@ class VirtualMachine:
         return f"; the last lines of its console:\n{lines}" if lines else ""
 
 
-def _owner(address: tuple[str, int]) -> int | None:
-    """Return the user whose program has connected from a loopback address (proc(5), /proc/net/tcp)."""
-    host = "".join(f"{int(part):02X}" for part in reversed(address[0].split(".")))
-    wanted = f"{host}:{address[1]:04X}"
-    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
-        fields = line.split()
-        if fields[1] == wanted:
-            return int(fields[7])
-    return None
+def _kill(pid: int) -> None:
+    """Kill a process, and return when it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            select.select([fd], [], [], OFF_S)  # readable once it has ended (pidfd_open(2))
+        finally:
+            os.close(fd)

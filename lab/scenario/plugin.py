@@ -23,7 +23,7 @@ from lab.errors import HapairError
 from lab.hosts.site import EXAMPLE, Site, load_site
 from lab.paths import PROJECT
 from lab.providers import pair
-from lab.providers.base import PROVIDERS
+from lab.providers.base import LIBVIRTS, PROVIDERS
 from lab.scenario import page, shell
 from lab.scenario.capture import uncaptured
 from lab.scenario.report import Report, Result
@@ -68,6 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("hapair", "scenarios on a real pair")
     group.addoption("--provider", default="uml", help="what the nodes are: " + ", ".join(PROVIDERS))
     group.addoption("--site", type=Path, default=EXAMPLE, help="the site file (default: hostfiles/site.example.yaml)")
+    group.addoption("--libvirt", default=None, help="which libvirt runs virtual machines: " + ", ".join(LIBVIRTS))
     group.addoption(
         "--seed", type=int, default=None, help="of everything random; printed, so that a run can be repeated"
     )
@@ -86,6 +87,9 @@ def pytest_configure(config: pytest.Config) -> None:
     provider = config.getoption("--provider")
     if provider not in PROVIDERS:
         raise pytest.UsageError(f"unknown provider {provider!r}; there is {', '.join(PROVIDERS)}")
+    daemon = config.getoption("--libvirt")
+    if daemon not in {None, *LIBVIRTS}:
+        raise pytest.UsageError(f"unknown libvirt {daemon!r}; there is {', '.join(LIBVIRTS)}")
     given = config.getoption("--seed")
     seed = given if given is not None else random.SystemRandom().randrange(1 << 31)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())

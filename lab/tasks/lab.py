@@ -14,7 +14,7 @@ from lab.errors import BadInput, ExitCode
 from lab.hosts.site import EXAMPLE, load_site
 from lab.providers import box as boxes
 from lab.providers import bundle as bundles
-from lab.providers import choice, doctor_vagrant, pair, report, terminal
+from lab.providers import choice, doctor_vagrant, hostlibvirt, pair, report, terminal
 from lab.providers import doctor as checks
 from lab.scenario import demo as story
 from lab.scenario import faults, manual, runfolder
@@ -26,6 +26,9 @@ SITE_HELP = "the site file (default: hostfiles/site.example.yaml)"
 PROVIDER_HELP = (
     "what the pair's nodes are: uml (User-Mode Linux) or vagrant; default: the site file's, or the best here"
 )
+LIBVIRT_HELP = (
+    "which libvirt runs virtual machines: host, session, own; default: the site file's, or the host's if it may"
+)
 BUNDLE_HELP = "take kernel and image from this file or URL, and build nothing"
 
 
@@ -34,25 +37,31 @@ BUNDLE_HELP = "take kernel and image from this file or URL, and build nothing"
     help={
         "name": NAME_HELP,
         "provider": PROVIDER_HELP,
+        "libvirt": LIBVIRT_HELP,
         "site": SITE_HELP,
         "bundle": BUNDLE_HELP,
     },
 )
 @guarded
-def up(
+def up(  # noqa: PLR0917 - Invoke passes flags by name
     context: Context,
     name: str = "default",
     provider: str | None = None,
+    libvirt: str | None = None,
     site: str = str(EXAMPLE),
     bundle: str | None = None,
 ) -> None:
     """Bring up two nodes and a third, until the container answers; a second time changes nothing."""
     model = load_site(Path(site))
     asked = provider or context.config.lab.provider
+    daemon = libvirt or context.config.lab.libvirt
     choice.check(asked)
+    if daemon is not None:
+        hostlibvirt.named(daemon)
     pair.check_start(name, model)
     with log.steps(f"Bringing up the lab {name!r}") as progress:
-        made = artifacts.for_lab(asked or pair.provider_of(name), model, progress, bundle, tell=log.say)
+        kinds = asked or pair.provider_of(name), daemon or pair.libvirt_of(name)
+        made = artifacts.for_lab(kinds[0], model, progress, bundle, libvirt=kinds[1], tell=log.say)
         running = pair.bring_up(name, model, made.artifacts, progress, hypervisor=made.hypervisor)
     log.out(report.text(running))
 

@@ -17,4 +17,5 @@ pytest_plugins = ["lab.scenario.plugin"]
 def ready(request: pytest.FixtureRequest, site: Site) -> Ready:
     """All that nodes are made of, from the cache or made now."""
     with uncaptured(request.config), log.steps("What nodes are made of") as progress:
-        return made.for_lab(request.config.getoption("--provider"), site, progress, tell=log.say)
+        provider, libvirt = (request.config.getoption(name) for name in ("--provider", "--libvirt"))
+        return made.for_lab(provider, site, progress, libvirt=libvirt, tell=log.say)

@@ -19,7 +19,7 @@ from tests.unit.hosts.sites import Data, Where, example, load, put, valid
 OPTIONAL = {
     ("network",), ("network", "dns"), ("containers",), ("times", "allow_no_watchdog"), ("times", "watch_s"),
     ("times", "stop_s"), ("times", "start_s"),
-    ("lab", "provider"), ("lab", "box"),
+    ("lab", "provider"), ("lab", "libvirt"), ("lab", "box"),
     ("resources", "r0", "al_extents"), ("resources", "r0", "resync_mib_per_s"),
 }  # fmt: skip
 random_sites = settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=20)
@@ -148,6 +148,7 @@ def test_a_site_without_resources(tmp_path: Path) -> None:
         (("times", "ping_timeout_s"), 0.55),  # DRBD counts in tenths
         (("times", "ko_count"), 0),  # never gives up
         (("lab", "provider"), "qemu"),
+        (("lab", "libvirt"), "remote"),
         (("lab", "data_mb"), 64),  # too small for btrfs
         (("programs",), {"lxd": "lxd"}),
         (("containers", "c1", "resource"), "python3"),

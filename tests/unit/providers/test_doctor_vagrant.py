@@ -150,6 +150,9 @@ def test_the_group_matters_where_the_host_has_a_daemon(host: Path, monkeypatch: 
     monkeypatch.setattr("getpass.getuser", lambda: "ann")
     monkeypatch.setattr("grp.getgrnam", lambda _: grp.struct_group(("libvirt", "x", 7, ["bob"])))
     assert examine()["group libvirt"].grade is Grade.GOOD
+    with monkeypatch.context() as closed:
+        closed.setattr(Path, "exists", lambda _: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+        assert doctor_vagrant._group().grade is Grade.GOOD
     (host / "socket").touch()
     assert "usermod -aG libvirt ann" in examine()["group libvirt"].cure
 

@@ -20,7 +20,7 @@ from lab.errors import BadInput, HapairError
 from lab.hosts.render import render_all
 from lab.hosts.site import Site, load_site
 from lab.paths import PROJECT
-from lab.providers import choice, daemon, libvirt, vagrant, virtual
+from lab.providers import choice, daemon, libvirt, vagrant, virtual, volumes
 from lab.providers.base import Hypervisor, LabPlan
 from lab.providers.box import Box
 from lab.providers.kvm import Outcome, Verdict
@@ -45,7 +45,7 @@ def test_machines_have_ports_of_their_own_and_a_disk_with_their_files(plan: LabP
     ports = []
     for node in pair:
         assert node.virtual
-        ports += [node.virtual.control_port, node.virtual.ssh_port]
+        ports += [node.virtual.control_port, node.virtual.console_port, node.virtual.ssh_port]
         for card in node.interfaces:
             assert card.tunnel
             ports += [card.tunnel.machine_port, card.tunnel.relay_port]
@@ -53,24 +53,21 @@ def test_machines_have_ports_of_their_own_and_a_disk_with_their_files(plan: LabP
             ("vdb", "r0-data"), ("vdc", "r0-meta"), ("vdd", FILES),
         ]  # fmt: skip
         assert not any(disk.log_slot for disk in node.disks)  # that is a thing of User-Mode Linux
-    assert len(set(ports)) == len(ports) == 12
+    assert len(set(ports)) == len(ports) == 14
     assert LabPlan.load(plan.dump()) == plan
 
 
 @pytest.mark.spawns
 def test_disks_of_a_plain_pair_become_those_of_the_machines(tmp_path: Path, plan: LabPlan, fakes: Any) -> None:
-    fakes.add("qemu-img")
+    fakes.add("qemu-img", script='for last in "$@"; do :; done; echo converted >"$last"')
     lent, folder = tmp_path / "seed", tmp_path / "lab"
-    lent.mkdir()
-    folder.mkdir()
-    (lent / "third.cow").write_bytes(b"store")
-    virtual._lend(plan, lent, folder)
-    assert (folder / "third.cow").read_bytes() == b"store"
-    assert [call[-2:] for call in fakes.calls("qemu-img")] == [
-        [str(lent / f"{node}.r0-{part}"), str(folder / "pool" / f"{node}.r0-{part}.qcow2")]
-        for node in ("n1", "n2")
-        for part in ("data", "meta")
-    ]
+    (folder / "pool").mkdir(parents=True)
+    virtual._lend(plan, lent, folder, volumes.FolderVolumes(folder / "pool", "", "default"))
+    names = [f"{node}.r0-{part}" for node in ("n1", "n2") for part in ("data", "meta")]
+    assert [call[-2] for call in fakes.calls("qemu-img")] == [str(lent / name) for name in names]
+    assert {path.name for path in (folder / "pool").iterdir()} == {f"{name}.qcow2" for name in names}
+    assert (folder / "pool/n1.r0-data.qcow2").read_text() == "converted\n"
+    assert [path.name for path in folder.iterdir()] == ["pool"], "nothing stays beside the pool"
 
 
 @pytest.mark.parametrize(("release", "lends"), [("debian-12", True), ("debian-13", False)])
@@ -129,7 +126,7 @@ def machine(plan: LabPlan, folder: Path, log: list[dict[str, Any]]) -> VirtualMa
     def note(kind: str, **fields: object) -> None:
         log.append({"kind": kind, **fields})
 
-    return VirtualMachine(plan.nodes[0], folder, "d", MACHINES, daemon=daemon.Daemon(folder), log=note)
+    return VirtualMachine(plan.nodes[0], folder, "d", MACHINES, daemon=daemon.Daemon(folder, plan), log=note)
 
 
 def test_a_machine_is_what_libvirt_says_it_is(plan: LabPlan, tmp_path: Path) -> None:
@@ -152,15 +149,78 @@ def test_a_machine_is_what_libvirt_says_it_is(plan: LabPlan, tmp_path: Path) -> 
     asyncio.run(scenario())
 
 
-def test_events_reach_the_machine_that_they_are_about(tmp_path: Path) -> None:
+def test_a_machine_that_is_not_ours_to_kill_is_killed_by_libvirt(
+    plan: LabPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    async def scenario() -> None:
+        node = machine(plan, tmp_path, [])
+
+        async def virsh(*arguments: str) -> str:
+            asked.append(arguments)
+            node.on_event("lifecycle", "Stopped", "Destroyed")
+            if len(asked) == 2:
+                raise HapairError("virsh destroy d: Requested operation is not valid: domain is not running")
+            return ""
+
+        monkeypatch.setattr(node, "_virsh", virsh)
+        monkeypatch.setattr(node, "_find", os.getpid)
+        monkeypatch.setattr("lab.providers.vm.owner_of_process", lambda _: 64055)
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        for boot in (1, 2):
+            node.on_event("lifecycle", "Started", "Booted")
+            assert node.pid is None, "another user's process is not put down to be killed"
+            await node.power_off()
+            assert (node.state, node.status().note, node.status().boots) == ("off", "power was cut", boot)
+
+    asyncio.run(scenario())
+    assert asked == [("destroy", "d"), ("destroy", "d")]
+
+
+@pytest.mark.spawns
+def test_a_machine_that_is_killed_while_libvirt_is_away_is_off(
+    plan: LabPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        node = machine(plan, tmp_path, [])
+        qemu = proc.spawn(["sleep", "60"])
+        monkeypatch.setattr(node, "_find", lambda: qemu.pid)
+        node.on_event("lifecycle", "Started", "Booted")
+        async with asyncio.timeout(10):
+            await node.power_off()
+        assert (node.state, node.status().note) == ("off", "power was cut")
+        assert qemu.wait(5) == -9
+
+    asyncio.run(scenario())
+
+
+def test_what_nobody_heard_is_learned_from_the_state(plan: LabPlan, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        log: list[dict[str, Any]] = []
+        node = machine(plan, tmp_path, log)
+        for found, state in (("running", "on"), ("paused", "frozen"), ("running", "on"), ("shut off", "off")):
+            node.on_state(found)
+            node.on_state(found)
+            assert node.state == state
+        assert node.status().boots == 1
+        assert [entry["kind"] for entry in log] == ["power", "exit"]
+
+    asyncio.run(scenario())
+
+
+def test_events_reach_the_machine_that_they_are_about(plan: LabPlan, tmp_path: Path) -> None:
     heard: list[tuple[str, str, str]] = []
 
     class Ear:
         def on_event(self, kind: str, what: str, detail: str) -> None:
             heard.append((kind, what, detail))
 
+        def on_state(self, state: str) -> None:
+            raise AssertionError(f"nobody looked whether it is {state}")
+
     async def scenario() -> None:
-        made = daemon.Daemon(tmp_path)
+        made = daemon.Daemon(tmp_path, plan)
         made.machines["hapair-lab-n1"] = Ear()
         made._pipe, theirs = os.pipe()
         asyncio.get_running_loop().add_reader(made._pipe, made._read)
@@ -172,7 +232,6 @@ def test_events_reach_the_machine_that_they_are_about(tmp_path: Path) -> None:
         os.close(theirs)
         made._read()
         assert heard[-1] == ("lifecycle", "Stopped", "Failed"), "with the daemon its machines are gone"
-        os.close(made._pipe)
 
     asyncio.run(scenario())
 
@@ -186,6 +245,18 @@ def test_roots_daemon_sees_the_labs_folders_and_may_not_touch_the_network(tmp_pa
     assert f"--bind {tmp_path / 'libvirt' / 'etc'} /etc/libvirt" in text and "--cap-drop CAP_NET_ADMIN" in text
     assert "--die-with-parent" in text and command.uri == f"qemu:///system?socket={command.socket}"
     assert 'user = "root"' in (tmp_path / "libvirt" / "etc" / "qemu.conf").read_text()
+
+
+def test_what_is_bound_over_is_open_to_others_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        libvirt._place(tmp_path / "libvirt")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "libvirt").stat().st_mode & 0o777 == 0o755
+    (tmp_path / "libvirt").chmod(0o700)
+    libvirt._place(tmp_path / "libvirt")
+    assert (tmp_path / "libvirt").stat().st_mode & 0o777 == 0o700, "what is there stays as it is"
 
 
 def test_roots_daemon_gets_the_account_that_it_wants_where_there_is_none(
@@ -219,12 +290,11 @@ def test_the_box_is_laid_out_where_vagrant_looks_for_it(tmp_path: Path, monkeypa
     box.folder.mkdir()
     box.image.write_bytes(b"disk")
     (tmp_path / "lab").mkdir()
-    vagrant.prepare(tmp_path / "lab", box)
+    vagrant.prepare(tmp_path / "lab", box, MACHINES)
     home = tmp_path / "lab" / "vagrant-home"
     assert (home / "boxes/hapair-VAGRANTSLASH-debian-12/1.1.7/libvirt").resolve() == box.folder
     assert (home / "gems").resolve() == theirs / "gems"
-    volume = tmp_path / "lab/pool/hapair-VAGRANTSLASH-debian-12_vagrant_box_image_1.1.7_box.img"
-    assert volume.samefile(box.image)
+    assert vagrant.volume(MACHINES) == "hapair-VAGRANTSLASH-debian-12_vagrant_box_image_1.1.7_box.img"
 
 
 SAID = {

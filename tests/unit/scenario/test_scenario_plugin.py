@@ -168,6 +168,8 @@ def test_an_unknown_provider_is_refused_before_anything_starts(run: Run) -> None
     result = run(GOOD, "--provider", "cloud")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*unknown provider 'cloud'; there is uml*"])
+    result = run(GOOD, "--libvirt", "cloud")
+    result.stderr.fnmatch_lines(["*unknown libvirt 'cloud'; there is auto, host*"])
     assert not run.folder.exists()
 
 
