@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from lab.deadline import Deadline, time_scale, wait_until, wait_until
+from lab.deadline import Deadline, time_scale, wait_until
 from lab.errors import HapairError
 from lab.hosts.site import Site
 from lab.providers.base import Lab
@@ -125,13 +125,13 @@ class Scene:
         self.expectation = Expectation(recovery_s * scale, failovers, gap, *allowed)
         self.history.note("scenario", "expect", **asdict(self.expectation))
 
-    def roles(self) -> tuple[str, str]:
-        """Return (active node, standby node).
+    def roles(self, *, limit_s: float = ROLES_S) -> tuple[str, str]:
+        """Return (active node, standby node), as soon as one serves.
 
         Raises:
             TimedOut: the container answers from neither.
         """
-        active = wait_until("a node of the pair serves", self.pair.serving, Deadline.after(ROLES_S))
+        active = wait_until("a node of the pair serves", self.pair.serving, Deadline.after(limit_s))
         return active, next(node for node in NODES if node != active)
 
     def switchover(self) -> tuple[str, str]:

@@ -201,7 +201,7 @@ class FakePair:
 
     def __init__(self, folder: Path) -> None:
         self.fake = FakeLab(folder)
-        self.active = "n1"
+        self.active: str | None = "n1"
 
     @property
     def lab(self) -> FakeLab:
@@ -268,7 +268,7 @@ class Client:
             if not lost:
                 self.lines.append(f"{mine['seq']} ab")
             self.say("probe", "probe", "id", boot=f"boot-{node}", started=time.time())
-            self.say("probe", "probe", "arp", mac=self.pair.site.nodes[node].lan.mac, operation=2)
+            self.say("probe", "probe", "arp", mac=self.pair.site.nodes[node or ""].lan.mac, operation=2)
 
 
 def drbd_now(pair: FakePair, node: str, role: str, change: str = "change") -> None:
