@@ -86,8 +86,23 @@ def fill(lab: Lab, site: Site, trees: Mapping[str, bytes], note: Callable[[str],
 
 
 def start_agents(lab: Lab, site: Site) -> None:
-    """Let the agents take the pair over, now and at every boot."""
-    _each([lab.nodes[name] for name in site.nodes], partial(_run, argv=("systemctl", "enable", "--now", AGENT)))
+    """Let the agents take the pair over, now and at every boot, and wait until they do.
+
+    Raises:
+        CommandFailed: as `provision`.
+        TimedOut: an agent did not come up in its bound.
+    """
+    pair = [lab.nodes[name] for name in site.nodes]
+    # Not waiting for the job: an emulated node under load misses the unit's time limit, and systemd starts it again.
+    _each(pair, partial(_run, argv=("systemctl", "enable", "--now", "--no-block", AGENT)))
+    _each(pair, _wait_agent)
+
+
+def _wait_agent(node: Node) -> None:
+    def active() -> bool:
+        return node.run(["systemctl", "is-active", "--quiet", AGENT], limit_s=COMMAND_S, check=False).code == 0
+
+    wait_until(f"the agent of {node.name} runs", active, Deadline.after(BOOT_S), pause_s=0.3)
 
 
 def without_agent(tree: bytes) -> bytes:

@@ -160,3 +160,18 @@ def test_powering_down_a_node(lab: FakeLab) -> None:
     lab.nodes["n2"].freeze()
     with pytest.raises(HapairError, match="n2 is frozen"):
         power_down(lab.nodes["n2"])
+
+
+def test_an_agent_that_needs_a_second_start_is_waited_for(lab: FakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BOOT_S", 5.0)
+    answers = iter([3, 3, 0])
+    lab.nodes["n2"].says["systemctl is-active*"] = lambda: next(answers)
+    module.start_agents(lab, load_site())
+    assert next(answers, "all asked") == "all asked"
+    assert_order(lab, "n1: systemctl enable --now --no-block *", "n2: systemctl is-active*")
+
+
+def test_an_agent_that_never_comes_up_is_named(lab: FakeLab) -> None:
+    lab.nodes["n1"].says["systemctl is-active*"] = 3
+    with pytest.raises(TimedOut, match="the agent of n1 runs"):
+        module.start_agents(lab, load_site())
