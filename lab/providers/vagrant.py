@@ -22,15 +22,17 @@ if TYPE_CHECKING:
     import vagrant
 
 HOME, DOTFILES, LOG = "vagrant-home", "vagrant", "vagrant.log"
+ANSWER_S = 5.0
 BORROWED = ("gems", "plugins.json", "rgloader", "setup_version", "insecure_private_key")
 """What a Vagrant home takes from the user's: the installed plugins and what belongs to them."""
+DIED = "libvirtd died meanwhile: run the command again; libvirtd.log in the lab's folder may say why"
 EXPLAINED = (
     (re.compile(r"machine .* is locked|another process is already executing", re.IGNORECASE),
      "another vagrant command works on this lab: wait for its end"),
     (re.compile(r"Address already in use|Could not set up host forwarding rule"),
      "another program has taken a port of this lab: run the command again, it takes others"),
     (re.compile(r"Failed to connect socket|End of file while reading|libvirt.*(closed|broken|reset)", re.IGNORECASE),
-     "libvirtd died meanwhile: run the command again; libvirtd.log in the lab's folder may say why"),
+     DIED),
     (re.compile(r"(Could not access KVM kernel module|failed to initialize kvm)", re.IGNORECASE),
      "this machine's /dev/kvm does not work: invoke lab.doctor says more; without it: --provider uml"),
     (re.compile(r"provider .* could not be found|plugin.*not installed", re.IGNORECASE),
@@ -103,5 +105,14 @@ def _vagrant(folder: Path) -> vagrant.Vagrant:
 def _failed(folder: Path, what: str) -> HapairError:
     lines = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
     said = "\n  ".join(line for line in lines[-30:] if "rubygems" not in line and "vendor_ruby" not in line)
-    hint = next((cure for pattern, cure in EXPLAINED if pattern.search(said)), "see what it says above")
+    hint = next((cure for pattern, cure in EXPLAINED if pattern.search(said)), "")
+    if not hint:  # Vagrant may end without a word of it when its daemon does
+        hint = "see what it says above" if _answers(folder) else DIED
     return HapairError(f"{what} failed:\n  {said}", hint)
+
+
+def _answers(folder: Path) -> bool:
+    try:
+        return bool(libvirt.virsh((folder / libvirt.URI_FILE).read_text(), "uri", limit_s=ANSWER_S))
+    except (HapairError, OSError):
+        return False

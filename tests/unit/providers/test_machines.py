@@ -311,10 +311,26 @@ SAID = {
 
 
 @pytest.mark.parametrize(("said", "cure"), SAID.items())
-def test_a_failure_of_vagrant_comes_with_its_cure(tmp_path: Path, said: str, cure: str) -> None:
+def test_a_failure_of_vagrant_comes_with_its_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, cure: str
+) -> None:
+    monkeypatch.setattr(libvirt, "virsh", lambda *_, **__: "qemu:///system")
+    (tmp_path / libvirt.URI_FILE).write_text("qemu:///system?socket=/s")
     (tmp_path / vagrant.LOG).write_text(f"==> n1: Starting domain.\n{said}\n")
     failure = vagrant._failed(tmp_path, "vagrant up")
     assert said.splitlines()[0] in failure.message and cure in failure.hint
+
+
+def test_a_vagrant_that_ends_without_a_word_because_its_daemon_has_gone_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object, **__: object) -> str:
+        raise HapairError("it does not answer any more")
+
+    monkeypatch.setattr(libvirt, "virsh", gone)
+    (tmp_path / libvirt.URI_FILE).write_text("qemu:///system?socket=/s")
+    (tmp_path / vagrant.LOG).write_text("==> n1: Waiting for machine to boot.\n")
+    assert vagrant._failed(tmp_path, "vagrant up").hint == vagrant.DIED
 
 
 def test_a_tree_without_the_agents_link_lacks_nothing_else() -> None:
