@@ -33,6 +33,7 @@ WATCH_EVERY_S = 1.0
 HEAL_S = 90.0
 SWITCHOVER_S = 60.0
 STOP_S = 15.0
+ROLE_TRIES = 5
 REFUSALS = ("has every acknowledged write", "own data is not good enough", "this disk failed once")
 """What `hapair status` says of a node that must not serve: the lock (F6), its data (F5), its tombstone (F4)."""
 
@@ -131,8 +132,9 @@ class Scene:
         Raises:
             HapairError: the container answers from neither.
         """
-        active = self.pair.serving()
-        if active not in NODES:
+        tries = (self.pair.serving() for _ in range(ROLE_TRIES))  # one look ends after a second, also on a busy machine
+        active = next((node for node in tries if node in NODES), None)
+        if active is None:
             raise HapairError("no node of the pair serves", "look at the journals of the run")
         return active, next(node for node in NODES if node != active)
 
