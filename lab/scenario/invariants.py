@@ -105,8 +105,11 @@ def _vague(clock: Sequence[Event]) -> bool:
     return not high - low <= CLOCK_S  # also when one of them is NaN
 
 
-def one_address(events: Sequence[Event], facts: Facts, _: Expectation) -> Verdict:
-    """I5: never two MAC addresses or two boots that answer for the container in overlapping time."""
+def one_address(events: Sequence[Event], facts: Facts, expectation: Expectation) -> Verdict:
+    """I5: never two MAC addresses or two boots that answer for the container in overlapping time.
+
+    A node that was paused and goes on answers what had piled up, until its agent runs: `thaw_s` of the expectation.
+    """
     by_http = [
         Seen(e.text("boot"), e.number("started"), e.t, "GET id")
         for e in events
@@ -117,14 +120,26 @@ def one_address(events: Sequence[Event], facts: Facts, _: Expectation) -> Verdic
     twice = [node for node, seen in facts.nodes.items() if seen.containers]
     return together(
         [
-            in_turns(events, by_http),
-            in_turns(events, by_arp, facts.macs),
+            in_turns(events, _settled(events, by_http, boots(events), expectation.thaw_s)),
+            in_turns(events, _settled(events, by_arp, facts.macs, expectation.thaw_s), facts.macs),
             unknown("no HTTP answer was seen") if not by_http else valid(),
             unknown("no ARP answer was seen") if not by_arp else valid(),
             nothing("the container runs on both nodes at the end", twice if len(twice) > 1 else []),
             valid(f"{len(by_http)} HTTP and {len(by_arp)} ARP answers, one answerer at a time"),
         ]
     )
+
+
+def _settled(
+    events: Sequence[Event], seen: Sequence[Seen], node_of: Mapping[str, str], thaw_s: float
+) -> Sequence[Seen]:
+    """Leave out what a node that was paused has answered within `thaw_s` of its thaw."""
+    thaws = [(e.text("node"), e.t) for e in events if e.kind == "heal" and e.text("name") == "freeze" and thaw_s]
+    return [
+        one
+        for one in seen
+        if not any(node_of.get(one.who) == node and t - CLOCK_S <= one.t <= t + thaw_s for node, t in thaws)
+    ]
 
 
 def recovers(events: Sequence[Event], _: Facts, expectation: Expectation) -> Verdict:

@@ -43,7 +43,8 @@ class Expectation:
 
     `failovers` counts promotions of a node that did not hold the role before; None allows any number.
     `fences` names the nodes whose fence-peer handler must have run, `may_fail` those where it may fail. `window_s` is
-    how much later than an acknowledgement alone the lock may be (I4, I7): where a rule names such a window.
+    how much later than an acknowledgement alone the lock may be (I4, I7): where a rule names such a window. `thaw_s` is
+    how long a node that was paused as a whole may go on to answer (I5; never to acknowledge): until its agent runs.
     `split_brain`: the scenario forces one, so the kernel may say so, which it never may otherwise.
     """
 
@@ -53,6 +54,7 @@ class Expectation:
     fences: tuple[str, ...] = ()
     may_fail: tuple[str, ...] = ()
     window_s: float = 0.0
+    thaw_s: float = 0.0
     split_brain: bool = False
 
 

@@ -116,12 +116,13 @@ class Scene:
         fences: tuple[str, ...] = (),
         may_fail: tuple[str, ...] = (),
         window_s: float = 0.0,
+        thaw_s: float = 0.0,
         split_brain: bool = False,
     ) -> None:
         """State what this scenario allows; seconds are stretched by the one multiplier of every time limit."""
         scale = time_scale()
         gap = None if gap_s is None else gap_s * scale
-        allowed = (fences, may_fail, window_s * scale, split_brain)
+        allowed = (fences, may_fail, window_s * scale, thaw_s * scale, split_brain)
         self.expectation = Expectation(recovery_s * scale, failovers, gap, *allowed)
         self.history.note("scenario", "expect", **asdict(self.expectation))
 

@@ -216,6 +216,16 @@ class TestI5:
         assert judge("I5", story).outcome is Outcome.UNKNOWN
 
 
+class TestThaw:
+    def test_a_paused_node_answers_until_its_agent_runs_again(self) -> None:
+        story = Story().answer(1.0, "n1").role(2.0, "n2", "Primary").answer(3.0, "n2").answer(4.3, "n1")
+        story.add(4.2, "scenario", "heal", name="freeze", node="n1")
+        expected = replace(EXPECTED, thaw_s=1.0)
+        assert judge("I5", story).outcome is Outcome.INVALID
+        assert judge("I5", story, None, expected).outcome is Outcome.VALID
+        assert judge("I5", story.answer(5.5, "n1"), None, expected).outcome is Outcome.INVALID
+
+
 class TestI6:
     def test_too_late(self) -> None:
         verdict = judge("I6", failover(), expected=replace(EXPECTED, recovery_s=10.0))
