@@ -195,7 +195,7 @@ def take_lock(scene: Scene, node: str) -> None:
 def steal(scene: Scene, node: str, *, owner: str) -> None:
     """Give the lock of a dead owner to another node, as a person does (F8)."""
     there, name = scene.lab.nodes[node], scene.place.resource
-    epoch = json.loads(there.run(["drbd-fence", "status", name], limit_s=LIMIT_S).stdout)["epoch"]
+    epoch = json.loads(there.run(["drbd-fence", "status", name, "--json"], limit_s=LIMIT_S).stdout)["epoch"]
     told = ["--epoch", f"{epoch}", "--owner", owner, "--reason", "its power was cut", "--confirm", name]
     there.run(
         ["drbd-fence", "steal", name, *told, "--powered-off-proof", "the lab switched it off"], limit_s=2 * LIMIT_S
