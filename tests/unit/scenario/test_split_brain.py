@@ -76,6 +76,7 @@ def test_the_lock_is_stolen_at_the_epoch_that_is_shown(pair: FakePair, scene: Sc
     node.says["drbd-fence status r0 --json"] = '{"state": "SOLO", "owner": "n1", "epoch": 7}'
     split_brain.steal(scene, "n2", owner="n1")
     assert node.ran[-1].startswith("drbd-fence steal r0 --epoch 7 --owner n1 ") and "--confirm r0" in node.ran[-1]
+    assert [event.text("name") for event in scene.history.events() if event.kind == "fault"] == ["override"]
 
 
 @pytest.mark.parametrize(
