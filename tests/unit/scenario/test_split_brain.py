@@ -73,9 +73,10 @@ def test_one_node_may_wait_where_the_other_stands_alone(pair: FakePair, scene: S
 
 def test_the_lock_is_stolen_at_the_epoch_that_is_shown(pair: FakePair, scene: Scene) -> None:
     node = pair.lab.nodes["n2"]
-    node.says["drbd-fence status *"] = '{"state": "SOLO", "owner": "n1", "epoch": 7}'
+    node.says["drbd-fence status r0 --json"] = '{"state": "SOLO", "owner": "n1", "epoch": 7}'
     split_brain.steal(scene, "n2", owner="n1")
     assert node.ran[-1].startswith("drbd-fence steal r0 --epoch 7 --owner n1 ") and "--confirm r0" in node.ran[-1]
+    assert [event.text("name") for event in scene.history.events() if event.kind == "fault"] == ["override"]
 
 
 @pytest.mark.parametrize(
