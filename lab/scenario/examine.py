@@ -118,8 +118,8 @@ def facts(
     )
 
 
-def wait_healed(lab: Lab, place: Place, deadline: Deadline) -> None:
-    """Wait until a cheap look at both nodes and the lock finds them healed.
+def wait_healed(lab: Lab, place: Place, deadline: Deadline, *, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Wait until a cheap look at both nodes and the lock finds them healed; `meanwhile` is called before each look.
 
     Raises:
         TimedOut: the deadline passed; the message says what is still wrong.
@@ -128,6 +128,7 @@ def wait_healed(lab: Lab, place: Place, deadline: Deadline) -> None:
 
     def healed() -> bool:
         nonlocal wrong
+        meanwhile()
         now = Facts(nodes=_both(lab, place, _silently), lock=_lock(lab.nodes["third"], place.lock_url), impairments=())
         verdict = invariants.heals((), now, Expectation())
         wrong = verdict.why

@@ -1,4 +1,4 @@
-"""Faults of the host programs on a node: a fence-peer handler that misbehaves, an agent that hangs or is killed."""
+"""Faults of the host programs on a node: a handler that misbehaves, an agent that hangs or is killed, other texts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, suppress
 from lab.deadline import Deadline
 from lab.errors import HapairError
 from lab.providers.base import Lab
+from lab.scenario.changed import Change, changed
 from lab.scenario.faults import placed
 from lab.scenario.history import History
 
@@ -14,7 +15,9 @@ FOLDER = "/usr/lib/hapair"
 HANDLER = f"{FOLDER}/fence-peer"
 PLANTED = f"{FOLDER}/fence-peer.planted"
 REAL = f"{FOLDER}/real/fence-peer"  # the programs go by the name that they are called by
+ARCHIVE = f"{FOLDER}/hapair.pyz"
 AGENT = "hapair-agent.service"
+ANSWERS = "until hapair status > /dev/null; do sleep 0.1; done"  # nothing outside tells that a new agent listens
 LIMIT_S = 20.0
 BACK_S = 40.0  # a node that removed itself is up again within this
 Fault = AbstractContextManager[None]
@@ -61,6 +64,18 @@ class ProgramFaults:
         """Kill the agent with SIGKILL; systemd starts it again. Not a fault that an outage is counted from."""
         self._signal(node, "KILL")
         self._history.note("scenario", "agent_killed", node=node)
+
+    def change(self, node: str, *changes: Change) -> None:
+        """Give a node other host programs, for good: until the pair is made new. Returns when its new agent answers.
+
+        Raises:
+            HapairError: what is to be changed is not there.
+        """
+        there = self._lab.nodes[node]
+        there.put(changed(there.get(ARCHIVE), changes), ARCHIVE, 0o755)
+        self._run(node, "sync")  # the root disk forgets what it has not written, too
+        self.kill_agent(node)
+        self._run(node, "sh", "-c", ANSWERS)
 
     def _signal(self, node: str, name: str) -> None:
         self._run(node, "systemctl", "kill", "--kill-who=main", f"--signal={name}", AGENT)

@@ -200,12 +200,20 @@ class Scene:
 
         Args:
             booted_since: a mark of the history after which it has booted; None: it has not.
+
+        Raises:
+            HapairError: it took the lock, or became Primary, instead.
+            TimedOut: it says nothing of the kind.
         """
         there = self.lab.nodes[node]
+        since = self.history.mark() if booted_since is None else booted_since
         if booted_since is not None:
             self.wait_event(f"{node} is up", partial(_boots, node), since=booted_since, limit_s=limit_s)
 
         def refuses() -> str:
+            for event in self.history.since(since):
+                if self._solo(node, event) or _promotes(node, event):
+                    raise HapairError(f"{node} has to refuse, but takes over: {event}")
             try:
                 text = there.run(["hapair", "status"], limit_s=15, check=False).text
             except HapairError:
@@ -232,7 +240,7 @@ class Scene:
 
     def wait_healed(self, *, limit_s: float = HEAL_S) -> None:
         """Wait until both nodes are Connected and UpToDate again, and the lock is SHARED."""
-        examine.wait_healed(self.lab, self.place, Deadline.after(limit_s))
+        examine.wait_healed(self.lab, self.place, Deadline.after(limit_s), meanwhile=self._watch)
 
     def finish(self, error: str = "") -> Result:
         """Heal, stop writing, ask for the final facts, collect everything, and judge.
@@ -243,7 +251,7 @@ class Scene:
         try:
             heal_all(self.lab)
             self.store.heal()
-            self.wait_healed(limit_s=10.0 if error else HEAL_S)
+            examine.wait_healed(self.lab, self.place, Deadline.after(10.0 if error else HEAL_S))
         except HapairError as late:
             self.history.note("scenario", "not_healed", why=late.message)
         self.workload.stop(Deadline.after(STOP_S))
@@ -301,6 +309,10 @@ def _connection(node: str, connected: bool, event: Event) -> bool:
         return False
     now = event.text("connection")
     return bool(now) and (now == "Connected") is connected
+
+
+def _promotes(node: str, event: Event) -> bool:
+    return event.source == node and event.text("object") == "resource" and event.text("role") == "Primary"
 
 
 def _boots(node: str, event: Event) -> bool:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lab.deadline import Deadline, wait_until
+from lab.scenario.faults import heal_all
+from lab.scenario.history import Event
+from lab.scenario.observed import faults
 from lab.scenario.scene import Scene
 
 LIMIT_S = 20.0
+MEET_S = 60.0  # both nodes are up again, and DRBD has compared their data
 SYSRQ = "/proc/sysrq-trigger"
 RELEASE = """
 import sys
@@ -44,3 +50,38 @@ def no_removal(scene: Scene, node: str) -> None:
 def careless_release(scene: Scene, node: str) -> None:
     """Give the lock back without looking whether the peer is there."""
     scene.lab.nodes[node].run(["python3", "-c", RELEASE, scene.place.resource], limit_s=LIMIT_S)
+
+
+@contextmanager
+def until_split_brain(scene: Scene) -> Iterator[None]:
+    """Go on after the scenario has failed until both replicas have met: by then all is wrong that will be."""
+    mark = scene.history.mark()
+    try:
+        yield
+    finally:
+        heal_all(scene.lab)
+        scene.history.wait("the replicas find that they diverged", _split, Deadline.after(MEET_S), mark=mark)
+
+
+@contextmanager
+def then_removed(scene: Scene, node: str) -> Iterator[None]:
+    """Cut the power of a node in the end, since it cannot remove itself."""
+    try:
+        yield
+    finally:
+        with scene.faults.power_loss(node):
+            pass
+
+
+@contextmanager
+def until_overdue(scene: Scene) -> Iterator[None]:
+    """Go on after the scenario has failed until the outage has outlasted its bound: before that it proves nothing."""
+    try:
+        yield
+    finally:
+        overdue = faults(scene.history.events())[0].t + scene.expectation.recovery_s + 1.0
+        wait_until("the outage is overdue", lambda: time.time() > overdue, Deadline.after(MEET_S), pause_s=0.5)
+
+
+def _split(event: Event) -> bool:
+    return event.kind == "kernel" and "split-brain" in event.text("text").lower()

@@ -151,6 +151,40 @@ def test_a_violation_ends_a_wait_before_its_time(stage: Stage) -> None:
         stage.scene.wait_acks(1, limit_s=60)
 
 
+def test_a_node_that_refuses_says_why_and_one_that_takes_over_ends_the_wait(stage: Stage) -> None:
+    scene, pair = stage.scene, stage.pair
+    pair.lab.nodes["n2"].says["hapair status"] = "r0: Secondary\n  F5: own data is not good enough (Inconsistent)"
+    assert "F5" in scene.wait_refusal("n2", booted_since=None, limit_s=1)
+    mark = scene.history.mark()
+    for node in ("n2", "n1"):  # another node's promotion is none of its business
+        scene.history.note(node, "boot", boot="again")
+        scene.history.note("n1", "drbd", object="resource", role="Primary")
+    assert scene.wait_refusal("n2", booted_since=mark, limit_s=1)
+    scene.history.note("n2", "drbd", object="resource", role="Primary")
+    with pytest.raises(HapairError, match="n2 has to refuse, but takes over"):
+        scene.wait_refusal("n2", booted_since=mark, limit_s=1)
+
+
+def test_a_node_that_takes_the_lock_does_not_refuse(stage: Stage) -> None:
+    scene, pair = stage.scene, stage.pair
+    pair.lab.nodes["n2"].says["hapair status"] = "r0: Secondary\n  F6: n1 is missing"
+    owner = next(uuid for uuid, node in scene.place.owners.items() if node == "n2")
+    mark = scene.history.mark()
+    with pytest.raises(TimedOut, match="n2 refuses to serve"):
+        scene.wait_refusal("n2", booted_since=None, limit_s=0.01)
+    scene.history.note("n2", "boot", boot="again")
+    scene.history.note("store", "request", method="PUT", after={"state": "SOLO", "owner": owner})
+    with pytest.raises(HapairError, match="n2 has to refuse, but takes over"):
+        scene.wait_refusal("n2", booted_since=mark, limit_s=1)
+
+
+def test_a_violation_ends_the_wait_for_healing(stage: Stage) -> None:
+    scene = stage.scene
+    scene.history.append(Event(time.time() - 60, "n1", "kernel", {"text": "block drbd0: Split-Brain detected"}))
+    with pytest.raises(Broken, match="I2: 1 the kernel says"):
+        scene.wait_healed(limit_s=30)
+
+
 def test_the_same_seed_gives_the_same_dice(tmp_path: Path) -> None:
     (tmp_path / "lab").mkdir()
     pair, _ = ready(tmp_path / "lab")

@@ -1,0 +1,86 @@
+"""Defects of the host programs, each one a believable mistake: what a scenario of the fencing exists to find."""
+
+from __future__ import annotations
+
+from lab.scenario.changed import Change
+
+YES_WITHOUT_STORE = Change(
+    "fence_peer.py", "        text = answer.text\n", "        return PEER_FENCED, answer.text  # planted\n"
+)
+"""A store that does not answer is taken for one that has nothing against it."""
+
+IGNORES_SOLO = Change(
+    "lock.py",
+    "return record.state is LockState.STEALING or (record.state is LockState.SOLO and record.owner != node)",
+    "return record.state is LockState.STEALING",
+)
+"""The lock of the other node keeps nobody away."""
+
+TOMBSTONE_IN_RUN = Change(
+    "paths.py", 'return self.state / f"{resource}.tombstone"', 'return self.run / f"{resource}.tombstone"'
+)
+"""The mark of a failed disk ends with the boot."""
+
+CLAIMS_WITH_ANY_DISK = Change(
+    "states.py",
+    """            volume.disk in (Disk.UP_TO_DATE, Disk.CONSISTENT)
+            and volume.replication not in (Replication.SYNC_TARGET, Replication.PAUSED_SYNC_T)
+""",
+    "            volume.disk is not Disk.DISKLESS\n",
+)
+"""A replica need not be whole to ask for the lock."""
+
+NO_CONDITION = Change(
+    "fence/http.py",
+    '{"If-None-Match": "*"} if tag is None else {"If-Match": tag}',
+    '{"If-None-Match": "*"} if tag is None else {}',
+)
+"""A lock is written over whatever stands there."""
+
+GRACE_IN_MINUTES = Change(
+    "rules.py",
+    "else look.memory.lost_at) + look.site.times.grace_s\n",
+    "else look.memory.lost_at) + 60 * look.site.times.grace_s\n",
+)
+"""A node that is alone waits far too long before it asks for the lock."""
+
+OWN_SUCCESS_IS_FOREIGN = Change(
+    "fencing.py",
+    "            return True, self._confirmed(seen.record), tag\n",
+    '            return True, Answer(Held.REFUSED, seen.record, "another write landed first"), tag\n',
+)
+"""A version that stands there after an unanswered write is always taken for somebody else's."""
+
+NEVER_RELEASES = Change(
+    "rules.py",
+    '        why, step = "Connected, every volume UpToDate on both sides", (Kind.RELEASE, LOCK_LIMIT_S)\n',
+    "        return None\n",
+)
+"""A lock that is no longer needed stays."""
+
+STARTS_ONLY_AFTER_ITS_OWN_PROMOTION = Change(
+    "memory.py",
+    "    return replace(memory, role=kernel.role, peer_role=kernel.peer_role)\n",
+    "    paused = memory.paused or (memory.role is Role.UNKNOWN and kernel.role is Role.PRIMARY)\n"
+    "    return replace(memory, role=kernel.role, peer_role=kernel.peer_role, paused=paused)\n",
+)
+"""An agent that finds itself on a Primary takes it that all runs there."""
+
+RELEASES_WHATEVER_CAME = Change(
+    "fencing.py",
+    """"released: both are current")
+
+        attempt = _nonce()
+        return self._change(change, guard)
+""",
+    """"released: both are current")
+
+        attempt = _nonce()
+        objection = guard()
+        if objection:
+            return Answer(Held.UNAVAILABLE, text=objection)
+        time.sleep(2.5)  # a link that flaps should not cost a write each time
+        return self._change_locked(change, no_guard, math.inf)
+""",
+)
+"""A release looks at the replicas first, then waits, and gives back whatever lock it finds then."""
