@@ -9,6 +9,11 @@ YES_WITHOUT_STORE = Change(
 )
 """A store that does not answer is taken for one that has nothing against it."""
 
+NEVER_SUSPENDS = Change(
+    "rules.py", "    if tried and not look.kernel.suspended:\n", "    if tried and look.kernel.suspended:\n"
+)
+"""A Primary that gets no lock lets its I/O go on, as far as the kernel does."""
+
 IGNORES_SOLO = Change(
     "lock.py",
     "return record.state is LockState.STEALING or (record.state is LockState.SOLO and record.owner != node)",
@@ -30,12 +35,15 @@ CLAIMS_WITH_ANY_DISK = Change(
 )
 """A replica need not be whole to ask for the lock."""
 
-NO_CONDITION = Change(
+OVERWRITES = Change(
     "fence/http.py",
-    '{"If-None-Match": "*"} if tag is None else {"If-Match": tag}',
-    '{"If-None-Match": "*"} if tag is None else {}',
+    "        return Writing(Written.CONFLICT if answer.status in CONFLICTS else Written.UNCLEAR, answer.text)\n",
+    """        if answer.status in CONFLICTS and tag is not None:
+            return self.write(name, body, self.read(name, limit_s).tag, limit_s)
+        return Writing(Written.CONFLICT if answer.status in CONFLICTS else Written.UNCLEAR, answer.text)
+""",
 )
-"""A lock is written over whatever stands there."""
+"""A write that came too late is sent again, over the version that came first."""
 
 GRACE_IN_MINUTES = Change(
     "rules.py",
@@ -44,12 +52,15 @@ GRACE_IN_MINUTES = Change(
 )
 """A node that is alone waits far too long before it asks for the lock."""
 
-OWN_SUCCESS_IS_FOREIGN = Change(
+SENDS_AGAIN = Change(
     "fencing.py",
-    "            return True, self._confirmed(seen.record), tag\n",
-    '            return True, Answer(Held.REFUSED, seen.record, "another write landed first"), tag\n',
+    "        if seen.record is not None and seen.record.attempt_id == wanted.attempt_id:\n",
+    """        if wrote.written is Written.UNCLEAR and tag:
+            wrote = self._backend.write(self.name, wanted.to_bytes(), tag, self._limit(until))
+        if wrote.written is Written.YES:
+""",
 )
-"""A version that stands there after an unanswered write is always taken for somebody else's."""
+"""A write that was not answered is sent again, without a look whether it has landed."""
 
 NEVER_RELEASES = Change(
     "rules.py",
@@ -79,7 +90,7 @@ RELEASES_WHATEVER_CAME = Change(
         objection = guard()
         if objection:
             return Answer(Held.UNAVAILABLE, text=objection)
-        time.sleep(2.5)  # a link that flaps should not cost a write each time
+        time.sleep(3.5)  # a link that flaps should not cost a write each time
         return self._change_locked(change, no_guard, math.inf)
 """,
 )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lab.scenario.history import Event
 from lab.scenario.locks import exchanges
 from lab.scenario.scene import Scene
 
@@ -11,16 +12,20 @@ def test_release_races_fence(scene: Scene) -> None:
     """The link breaks again at the moment of the release, which reaches the store late: the new fence is in force."""
     active, _ = scene.roles()
     scene.expect(recovery_s=10, failovers=0, gap_s=10, may_fail=(active,))
+
+    def current(event: Event) -> bool:
+        return event.source == active and event.text("peer-disk") == "UpToDate"
+
     for _ in range(2):
         mark = scene.history.mark()
         with scene.faults.cut("crossover"):
             scene.wait_solo(active, since=mark)
         with scene.store.slow(0.3, active):
-            scene.store.wait_hit("slow", 1)
+            scene.wait_event("both replicas are current again", current, since=mark)  # that is when the release begins
             mark = scene.history.mark()
             with scene.faults.cut("crossover"):
                 scene.wait_solo(active, since=mark)
-                scene.wait_acks(10)
+                scene.wait_acks(20)
         scene.wait_healed()
     scene.wait_acks(10)
 

@@ -23,28 +23,32 @@ from tests.scenarios.fencing.test_stale_node_alone import test_stale_node_alone 
 from tests.scenarios.fencing.test_stale_node_alone import test_wrong_node_boots_first as wrong_node_boots_first
 from tests.scenarios.fencing.test_standby_left import test_standby_detached as standby_detached
 from tests.scenarios.fencing.test_standby_left import test_standby_rebooted as standby_rebooted
-from tests.scenarios.fencing.test_store_down_for_both import test_store_down_for_a_moment as store_down_for_a_moment
+from tests.scenarios.fencing.test_store_down_for_both import test_store_down_for_both as store_down_for_both
 
 
-@pytest.mark.planted("I4", "I7")
+@pytest.mark.planted("I1", "I2", "I4", "I7", "I8", "I11")
 def test_planted_yes_when_cut_off(scene: Scene) -> None:
-    """Scenario 3, and the handler says yes although the store did not answer."""
-    scene.programs.change(scene.roles()[0], defects.YES_WITHOUT_STORE)
-    cut_off_from_all(scene)
+    """Scenario 3, and the handler says yes although the store did not answer: the node goes on until it is removed."""
+    scene.programs.change(scene.roles()[0], defects.YES_WITHOUT_STORE, defects.NEVER_SUSPENDS)
+    with plants.until_split_brain(scene):
+        cut_off_from_all(scene)
 
 
-@pytest.mark.planted("I4", "I7")
+@pytest.mark.planted("I4", "I7", "scenario")
 def test_planted_yes_without_store(scene: Scene) -> None:
-    """Scenario 4, and the handler says yes although the store did not answer."""
-    scene.programs.change(scene.roles()[0], defects.YES_WITHOUT_STORE)
-    store_down_for_a_moment(scene)
+    """Scenario 4, and the handler says yes although the store did not answer: the node goes on until it is removed."""
+    scene.programs.change(scene.roles()[0], defects.YES_WITHOUT_STORE, defects.NEVER_SUSPENDS)
+    try:
+        store_down_for_both(scene)
+    finally:
+        scene.wait_healed()
 
 
 @pytest.mark.planted("I3", "scenario")
-def test_planted_no_condition(scene: Scene) -> None:
-    """Scenario 5, and the nodes write the lock without a condition: both win."""
+def test_planted_overwrites(scene: Scene) -> None:
+    """Scenario 5, and a node whose write came too late sends it again over the winner's: both win."""
     for node in NODES:
-        scene.programs.change(node, defects.NO_CONDITION)
+        scene.programs.change(node, defects.OVERWRITES)
     contention(scene)
 
 
@@ -76,11 +80,14 @@ def test_planted_long_grace(scene: Scene) -> None:
         scene.wait_healed()
 
 
-@pytest.mark.planted("I6")
-def test_planted_foreign_success(scene: Scene) -> None:
-    """Scenario 10, and the node takes its own success for another's: it removes itself."""
-    scene.programs.change(scene.roles()[0], defects.OWN_SUCCESS_IS_FOREIGN)
-    lost_reply(scene)
+@pytest.mark.planted("I3", "scenario")
+def test_planted_sent_again(scene: Scene) -> None:
+    """Scenario 10, and a write that was not answered is sent again: it is there twice."""
+    scene.programs.change(scene.roles()[0], defects.SENDS_AGAIN)
+    try:
+        lost_reply(scene)
+    finally:
+        scene.wait_healed()
 
 
 @pytest.mark.planted("I8")

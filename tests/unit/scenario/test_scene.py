@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import TimedOut
+from lab.errors import HapairError, TimedOut
 from lab.paths import PROJECT
 from lab.providers.base import Impairment
 from lab.scenario.history import Event, History
