@@ -83,5 +83,16 @@ def until_overdue(scene: Scene) -> Iterator[None]:
         wait_until("the outage is overdue", lambda: time.time() > overdue, Deadline.after(MEET_S), pause_s=0.5)
 
 
+@contextmanager
+def then_healed(scene: Scene) -> Iterator[None]:
+    """Go on after the scenario has failed until the pair is whole again and serves, as it will with this fault."""
+    try:
+        yield
+    finally:
+        heal_all(scene.lab)
+        scene.wait_healed()
+        scene.wait_acks(5)
+
+
 def _split(event: Event) -> bool:
     return event.kind == "kernel" and "split-brain" in event.text("text").lower()

@@ -38,10 +38,8 @@ def test_planted_yes_when_cut_off(scene: Scene) -> None:
 def test_planted_yes_without_store(scene: Scene) -> None:
     """Scenario 4, and the handler says yes although the store did not answer: the node goes on until it is removed."""
     scene.programs.change(scene.roles()[0], defects.YES_WITHOUT_STORE, defects.NEVER_SUSPENDS)
-    try:
+    with plants.then_healed(scene):
         store_down_for_both(scene)
-    finally:
-        scene.wait_healed()
 
 
 @pytest.mark.planted("I3", "scenario")
@@ -71,23 +69,17 @@ def test_planted_wrong_node_serves(scene: Scene) -> None:
 @pytest.mark.planted("I6")
 def test_planted_long_grace(scene: Scene) -> None:
     """Scenario 8, and a node that is alone waits minutes instead of seconds."""
-    active, standby = scene.roles()
-    scene.programs.change(active, defects.GRACE_IN_MINUTES)
-    try:
+    scene.programs.change(scene.roles()[0], defects.GRACE_IN_MINUTES)
+    with plants.then_healed(scene):
         both_off(scene, "active")
-    finally:
-        scene.lab.nodes[standby].power_on()
-        scene.wait_healed()
 
 
 @pytest.mark.planted("I3", "scenario")
 def test_planted_sent_again(scene: Scene) -> None:
     """Scenario 10, and a write that was not answered is sent again: it is there twice."""
     scene.programs.change(scene.roles()[0], defects.SENDS_AGAIN)
-    try:
+    with plants.then_healed(scene):
         lost_reply(scene)
-    finally:
-        scene.wait_healed()
 
 
 @pytest.mark.planted("I8")
@@ -121,7 +113,7 @@ def test_planted_revived_disk_claims(scene: Scene) -> None:
         disk_of_standby_fails(scene)
 
 
-@pytest.mark.planted("I1", "I2", "I3", "I8", "I11", "scenario")
+@pytest.mark.planted("I1", "I2", "I3", "I6", "I8", "I11", "scenario")
 def test_planted_left_disk_claims(scene: Scene) -> None:
     """Scenario 19, and the former active node forgets that its disk is behind, and ignores whose the lock is."""
     scene.programs.change(scene.roles()[0], defects.IGNORES_SOLO, defects.TOMBSTONE_IN_RUN)
@@ -129,18 +121,20 @@ def test_planted_left_disk_claims(scene: Scene) -> None:
         disk_of_active_is_gone(scene)
 
 
-@pytest.mark.planted("I3", "I8", "scenario")
+@pytest.mark.planted("I3", "I6", "scenario")
 def test_planted_target_claims(scene: Scene) -> None:
-    """Scenario 22, and half a replica may ask for the lock, and gets it whoever has it: nobody can serve."""
+    """Scenario 22, and half a replica may ask for the lock, and gets it whoever has it."""
     scene.programs.change(scene.roles()[1], defects.IGNORES_SOLO, defects.CLAIMS_WITH_ANY_DISK)
-    target_dies(scene)
+    with plants.then_healed(scene):
+        target_dies(scene)
 
 
-@pytest.mark.planted("I3", "I8", "scenario")
+@pytest.mark.planted("I3", "I6", "scenario")
 def test_planted_target_left_alone_claims(scene: Scene) -> None:
-    """Scenario 23, and half a replica may ask for the lock, and gets it whoever has it: nobody can serve."""
+    """Scenario 23, and half a replica may ask for the lock, and gets it whoever has it."""
     scene.programs.change(scene.roles()[1], defects.IGNORES_SOLO, defects.CLAIMS_WITH_ANY_DISK)
-    source_dies(scene)
+    with plants.then_healed(scene):
+        source_dies(scene)
 
 
 @pytest.mark.planted("I6", "scenario")
@@ -151,11 +145,12 @@ def test_planted_no_reconciliation(scene: Scene) -> None:
         agent_killed(scene)
 
 
-@pytest.mark.planted("I3", "I8", "scenario")
+@pytest.mark.planted("I3", "I6", "scenario")
 def test_planted_rebooted_claims(scene: Scene) -> None:
     """Scenario 47, and the standby ignores that it left, and whose the lock is."""
     scene.programs.change(scene.roles()[1], defects.IGNORES_SOLO, defects.CLAIMS_WITH_ANY_DISK)
-    standby_rebooted(scene, "standby")
+    with plants.then_healed(scene):
+        standby_rebooted(scene, "standby")
 
 
 @pytest.mark.planted("I1", "I2", "I3", "I6", "I8", "I11", "scenario")
