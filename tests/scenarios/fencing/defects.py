@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from lab.scenario.changed import Change
 
-YES_WITHOUT_STORE = Change(
-    "fence_peer.py", "        text = answer.text\n", "        return PEER_FENCED, answer.text  # planted\n"
+YES_WITHOUT_ANSWER = Change(
+    "handlers.py", "    except OSError:\n        return None\n", "    except OSError:\n        return 4\n"
 )
-"""A store that does not answer is taken for one that has nothing against it."""
+"""An agent that has not answered in time is taken for one that has nothing against it."""
 
 NEVER_SUSPENDS = Change(
     "rules.py", "    if tried and not look.kernel.suspended:\n", "    if tried and look.kernel.suspended:\n"

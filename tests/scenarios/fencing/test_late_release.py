@@ -25,7 +25,7 @@ def test_release_races_fence(scene: Scene) -> None:
             mark = scene.history.mark()
             with scene.faults.cut("crossover"):
                 scene.wait_solo(active, since=mark)
-                scene.wait_acks(20)
+                scene.wait_acks(40)  # the release lands meanwhile, however late
         scene.wait_healed()
     scene.wait_acks(10)
 

@@ -28,16 +28,16 @@ from tests.scenarios.fencing.test_store_down_for_both import test_store_down_for
 
 @pytest.mark.planted("I1", "I2", "I4", "I7", "I8", "I11")
 def test_planted_yes_when_cut_off(scene: Scene) -> None:
-    """Scenario 3, and the handler says yes although the store did not answer: the node goes on until it is removed."""
-    scene.programs.change(scene.roles()[0], defects.YES_WITHOUT_STORE, defects.NEVER_SUSPENDS)
+    """Scenario 3, and the handler says yes although nobody answered: the node goes on until it is removed."""
+    scene.programs.change(scene.roles()[0], defects.YES_WITHOUT_ANSWER, defects.NEVER_SUSPENDS)
     with plants.until_split_brain(scene):
         cut_off_from_all(scene)
 
 
 @pytest.mark.planted("I4", "I7", "scenario")
-def test_planted_yes_without_store(scene: Scene) -> None:
-    """Scenario 4, and the handler says yes although the store did not answer: the node goes on until it is removed."""
-    scene.programs.change(scene.roles()[0], defects.YES_WITHOUT_STORE, defects.NEVER_SUSPENDS)
+def test_planted_yes_without_answer(scene: Scene) -> None:
+    """Scenario 4, and the handler says yes although nobody answered: the node goes on until it is removed."""
+    scene.programs.change(scene.roles()[0], defects.YES_WITHOUT_ANSWER, defects.NEVER_SUSPENDS)
     with plants.then_healed(scene):
         store_down_for_both(scene)
 
