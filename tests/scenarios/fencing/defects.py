@@ -10,7 +10,9 @@ YES_WITHOUT_ANSWER = Change(
 """An agent that has not answered in time is taken for one that has nothing against it."""
 
 NEVER_SUSPENDS = Change(
-    "rules.py", "    if tried and not look.kernel.suspended:\n", "    if tried and look.kernel.suspended:\n"
+    "rules.py",
+    "    if tried and not look.kernel.suspended:\n        steps = ((Kind.SUSPEND_IO, DRBD_LIMIT_S), *steps)\n",
+    "",
 )
 """A Primary that gets no lock lets its I/O go on, as far as the kernel does."""
 
