@@ -196,9 +196,17 @@ def longest_gap(events: Sequence[Event]) -> tuple[float, float]:
     return max(((b - a, a) for a, b in pairwise(moments)), default=(0.0, 0.0))
 
 
-def heals(_: Sequence[Event], facts: Facts, __: Expectation) -> Verdict:
-    """I8: in the end Connected, UpToDate on both, lock SHARED, nothing out of sync, failed or left over."""
+def heals(events: Sequence[Event], facts: Facts, _: Expectation) -> Verdict:
+    """I8: in the end Connected, UpToDate on both, lock SHARED, nothing out of sync, failed or left over.
+
+    What a comparison of the replicas (`drbdadm verify`) found is told by a call of the helper `out-of-sync`, also when
+    a later write has covered the difference.
+    """
     verdicts = [_healed(node, facts.nodes.get(node, NodeFacts())) for node in NODES]
+    helpers = [e for e in events if e.kind == "drbd" and e.text("change") == "call"]
+    verdicts.append(
+        nothing("times the replicas differed", [str(e) for e in helpers if e.text("helper") == "out-of-sync"])
+    )
     if facts.lock is None:
         verdicts.append(unknown("the lock could not be read"))
     elif facts.lock.get("state") != "SHARED":

@@ -309,6 +309,11 @@ class TestI8:
     def test_an_impairment_left_behind(self) -> None:
         assert judge("I8", Story(), replace(facts(WHOLE), impairments=("n1/crossover",))).outcome is Outcome.INVALID
 
+    def test_replicas_that_a_comparison_found_to_differ(self) -> None:
+        story = Story().add(3.0, "n1", "drbd", change="call", object="helper", helper="out-of-sync")
+        assert judge("I8", story, facts(WHOLE)).outcome is Outcome.INVALID
+        assert judge("I8", Story(), facts(WHOLE)).outcome is Outcome.VALID
+
 
 class TestI9:
     def test_a_scrub_that_found_something(self) -> None:
