@@ -12,6 +12,7 @@ from lab.errors import BadInput
 from lab.scenario.clocks import Clocks
 from lab.scenario.follow import Follower
 from lab.scenario.history import Event, History
+from lab.scenario.invariants import HARMLESS_CAUSE
 from lab.scenario.recorder import Recorder, as_event, parse_events2, parse_kernel
 from tests.unit.scenario.fakes import FakeLab, FakeNode
 
@@ -55,6 +56,10 @@ class TestLines:
     def test_a_kernel_line_that_matters(self, text: str, bug: bool) -> None:
         event = parse_kernel(f"1767225601.25 n1 kernel: {text}".encode(), "n1")
         assert event and event.t == 1767225601.25 and event.text("text") == text and event.flag("bug") is bug
+
+    def test_the_cause_of_the_one_harmless_warning_is_kept_and_is_no_complaint(self) -> None:
+        event = parse_kernel(b"1.5 n2 kernel:  drbd_uuid_new_current+0xc0/0x100 [drbd]", "n2")
+        assert event and HARMLESS_CAUSE in event.text("text") and not event.flag("bug")
 
     @pytest.mark.parametrize("line", [b"1.5 n1 kernel: drbd r0: Handshake successful", b"1.5 n1 sshd[3]: BUG: no", b""])
     def test_a_line_that_does_not(self, line: bytes) -> None:
