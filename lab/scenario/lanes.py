@@ -17,7 +17,7 @@ from lab.scenario.observed import NODES, boots, faults
 SLOT_S = 0.1  # acknowledgements are counted per 100 ms
 STOPPED = {"power_loss": "off", "freeze": "paused"}  # what a fault makes of a node at once
 NOBODY = "?"  # the lane of acknowledgements whose boot nobody knows
-UNTOLD = ("follow", "clock")  # the recorder's own notes
+UNTOLD = ("follow", "clock", "unit")  # the recorder's own notes, and what only a recovery is measured by
 
 Change = tuple[float, str]
 

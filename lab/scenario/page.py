@@ -15,9 +15,9 @@ import jinja2
 from lab.scenario import runfolder
 from lab.scenario.chart import Chart, chart
 from lab.scenario.history import Event
-from lab.scenario.invariants import recovery_s
 from lab.scenario.lanes import fault_text, timeline
 from lab.scenario.observed import acks, faults
+from lab.scenario.recovery import recovery_s
 from lab.scenario.report import write_atomically
 from lab.scenario.runfolder import Kept, RunFiles
 from lab.scenario.verdict import Outcome

@@ -1,7 +1,8 @@
 """The pytest plugin of the scenarios: the pair, one scene for each test, the audit after it, and what a run leaves.
 
 A scenario is a test function that takes `scene`. It passes when its own waits succeed and every invariant is valid.
-A test marked `planted("I6")` passes when exactly the named invariants are invalid.
+A test marked `planted("I6")` passes when exactly the named invariants are invalid. Scenarios that were valid leave
+their pair to the next one, as they found it (I8): it is made new after any other, and after one marked `spoils`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ class Run:
         self.provider, self.seed, self.folder = provider, seed, folder
         self.report = Report(folder, provider, seed)
         self.file = RunFile(folder, time.time())
-        self.fresh = True  # a pair that was just brought up needs no reset
+        self.usable = True
+        """The pair was just brought up, or is as good as new; else it is made new before the next scenario."""
+        self.ended = 0.0
+        """Wall time at which the last scenario on this pair ended; 0: none has begun since it was made new."""
 
     def folder_of(self, name: str) -> Path:
         """Return a new folder for one attempt at a scenario."""
@@ -83,6 +87,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Choose seed and folder before anything is started."""
     config.addinivalue_line("markers", "scenario(number): the scenario's number in the catalogue")
+    config.addinivalue_line("markers", "spoils: leaves something that the next scenario must not meet (say what)")
     config.addinivalue_line("markers", "planted(*invariants): a planted fault that turns exactly these red")
     provider = config.getoption("--provider")
     if provider not in PROVIDERS:
@@ -148,12 +153,13 @@ def rig(request: pytest.FixtureRequest, run: Run, site: Site, ready: Ready) -> I
 
 @pytest.fixture
 def scene(request: pytest.FixtureRequest, rig: Rig, run: Run) -> Scene:
-    """A pair made new, followed, and under acknowledged writes."""
-    if not run.fresh:
+    """A healthy pair, followed, and under acknowledged writes."""
+    if not run.usable:
         rig.reset()
-    run.fresh = False
+        run.ended = 0.0
+    run.usable = False
     name = request.node.name.removeprefix("test_")
-    made = Scene(rig.pair, name, run.folder_of(name), seed=run.seed)
+    made = Scene(rig.pair, name, run.folder_of(name), seed=run.seed, since=run.ended)
     try:
         made.begin()
     except HapairError as error:
@@ -178,10 +184,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     keep(pyfuncitem, run, scene, drawn)
     pyfuncitem.user_properties += properties(drawn)
     planted = pyfuncitem.get_closest_marker("planted")
+    good = failure is None and drawn.verdict is Outcome.VALID
+    run.usable = good and not planted and not pyfuncitem.get_closest_marker("spoils")
+    run.ended = time.time()
     if planted:
         judge_planted(drawn, planted.args, failure)
         return True
-    if failure is None and drawn.verdict is Outcome.VALID:
+    if good:
         return True
     text = f"{drawn.explanation()}\nkept in {scene.folder}\nrepeat: {repeat(pyfuncitem, run)}"
     if pyfuncitem.config.getoption("--shell-on-failure"):

@@ -30,6 +30,9 @@ NOTABLE = re.compile(
 )
 BUG = re.compile(r"BUG:|WARNING:|Oops|hung task|blocked for more than|Kernel panic|BTRFS (error|critical)")
 _KERNEL_LINE = re.compile(rb"^(\d+\.\d+) \S+ kernel: (.*)$")
+_UNIT_LINE = re.compile(
+    rb"^(\d+\.\d+) \S+ systemd\[1\]: (Mounting|Mounted|Starting|Started) (\S+(?:\.mount|lxd\.service)) "
+)
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 STORE_LOG = "/var/lib/hapair-store/requests.jsonl"
 PROXY_LOG = "/run/hapair-store-proxy.jsonl"
@@ -64,10 +67,21 @@ def parse_kernel(line: bytes, source: str) -> Event | None:
     return Event(float(found[1]), source, "kernel", {"text": text, "bug": bool(BUG.search(text))})
 
 
+def parse_unit(line: bytes, source: str) -> Event | None:
+    """Return the event of a journal line in which systemd tells of a mount's or an LXD's start, else None."""
+    found = _UNIT_LINE.match(line)
+    if not found:
+        return None
+    return Event(float(found[1]), source, "unit", {"unit": found[3].decode(), "change": found[2].decode()})
+
+
 class Recorder:
     """The followers of one scenario, and the files that they write in `folder`."""
 
-    def __init__(self, lab: Lab, history: History, folder: Path, clocks: Clocks) -> None:
+    def __init__(self, lab: Lab, history: History, folder: Path, clocks: Clocks, *, since: float = 0.0) -> None:
+        """Prepare; what the nodes have logged before the wall time `since` belongs to another scenario."""
+        self._since = since
+        self._before: dict[tuple[str, str], Event] = {}
         self.lab, self.history, self.folder, self.clocks = lab, history, folder, clocks
         self._files: dict[str, BinaryIO] = {}
         self._writing = threading.Lock()
@@ -92,6 +106,9 @@ class Recorder:
             thread.join()
         for path, start in self._local.items():
             self._copy(path, start)
+        for (source, _), event in self._before.items():
+            if source == "store":  # the lock as the scenario found it, also when nobody asked for it since
+                self.history.append(event)
         with self._writing:
             for file in self._files.values():
                 file.close()
@@ -106,8 +123,8 @@ class Recorder:
     def _of_store(self) -> Iterator[Follower]:
         """The store tells what it has changed, the proxy before it who was told what."""
         third = self.lab.nodes["third"]
-        yield self._follower(third, "requests", lambda: _tail(STORE_LOG), self._log(third.name, "store", "request"))
-        yield self._follower(third, "proxy", lambda: _tail(PROXY_LOG), self._log(third.name, "store", "proxy"))
+        for stream, path, kind in (("requests", STORE_LOG, "request"), ("proxy", PROXY_LOG, "proxy")):
+            yield self._follower(third, stream, partial(_tail, path), self._log(third.name, "store", kind))
 
     def _follower(
         self, node: Node, stream: str, argv: Callable[[], list[str]], on_line: Callable[[bytes], None]
@@ -128,7 +145,8 @@ class Recorder:
             self.history.note(node.name, "boot", boot=boot)
 
     def _journal_argv(self, node: str) -> list[str]:
-        since = [f"--since=@{self._times[node]}"] if node in self._times else []
+        known = self._times.get(node, f"{self._since:.6f}" if self._since else "")
+        since = [f"--since=@{known}"] if known else []
         return ["journalctl", "--follow", "--no-tail", "--boot", "--output=short-unix", "-q", *since]
 
     def _journal(self, node: str) -> Callable[[bytes], None]:
@@ -138,7 +156,7 @@ class Recorder:
                 self._times[node] = stamp.decode()
             kernel = _KERNEL_LINE.match(line.rstrip(b"\n"))
             self._write(f"{node}.kernel" if kernel else f"{node}.journal", line)
-            event = parse_kernel(line.rstrip(b"\n"), node) if kernel else None
+            event = (parse_kernel if kernel else parse_unit)(line.rstrip(b"\n"), node)
             if event:
                 self.history.append(self.clocks.corrected(event, node))
 
@@ -161,9 +179,15 @@ class Recorder:
             if line in seen:
                 return
             seen.add(line)
-            self._write(f"{source}.{kind}s.jsonl", line)
+            event = None
             with contextlib.suppress(BadInput):
-                self.history.append(self.clocks.corrected(as_event(line, source, kind), node))
+                event = self.clocks.corrected(as_event(line, source, kind), node)
+            if event and event.t < self._since:
+                self._before[source, kind] = event
+                return
+            self._write(f"{source}.{kind}s.jsonl", line)
+            if event:
+                self.history.append(event)
 
         return on_line
 

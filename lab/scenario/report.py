@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab.scenario.history import Event
-from lab.scenario.invariants import recovery_s
 from lab.scenario.observed import Facts, acks, faults
+from lab.scenario.recovery import recovery_s
 from lab.scenario.verdict import Outcome, Verdict, together
 
 

@@ -63,8 +63,13 @@ class Broken(HapairError):
 class Scene:
     """One scenario from its set-up to its verdict."""
 
-    def __init__(self, pair: Pair, name: str, folder: Path, *, seed: int, load: Load | None = None) -> None:
-        """Prepare; everything that the scenario leaves behind goes into `folder`."""
+    def __init__(
+        self, pair: Pair, name: str, folder: Path, *, seed: int, load: Load | None = None, since: float = 0.0
+    ) -> None:
+        """Prepare; everything that the scenario leaves behind goes into `folder`.
+
+        `since` is the wall time at which another scenario on the same pair ended, or 0.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.pair, self.name, self.folder = pair, name, folder
         self.place = Place.of(pair.site)
@@ -77,7 +82,7 @@ class Scene:
         third = pair.lab.nodes["third"]
         self.clocks = Clocks(self.history)
         self.workload = Workload(third, self.clocks, self.history, self.place, load or Load())
-        self.recorder = Recorder(pair.lab, self.history, folder, self.clocks)
+        self.recorder = Recorder(pair.lab, self.history, folder, self.clocks, since=since)
         self.baseline: tuple[str, ...] = ()
         self._watched = 0.0
 
@@ -95,7 +100,7 @@ class Scene:
         heal_all(self.lab)
         self.store.heal()
         owners = {str(node.uuid): name for name, node in self.pair.site.nodes.items()}
-        self.history.note("scenario", "begin", name=self.name, owners=owners)
+        self.history.note("scenario", "begin", name=self.name, owners=owners, grace_s=self.pair.site.times.grace_s)
         third = self.lab.nodes["third"]
         install(third)
         self.clocks.read(third)
@@ -163,6 +168,14 @@ class Scene:
             return boots(self.history.events()).get(event.text("boot")) == node
 
         self._wait(f"{node} acknowledges a write", wanted, limit_s)
+
+    def wait_read_of(self, node: str, *, since: int) -> Event:
+        """Wait until a read has been answered by that node."""
+
+        def wanted(event: Event) -> bool:
+            return event.kind == "id" and boots(self.history.events()).get(event.text("boot")) == node
+
+        return self.wait_event(f"{node} answers a read", wanted, since=since)
 
     def wait_boot_of(self, node: str, *, limit_s: float = 60.0) -> None:
         """Wait until that node has booted since the last fault that hit it."""

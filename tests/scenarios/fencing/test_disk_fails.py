@@ -7,6 +7,7 @@ from lab.scenario.scene import Scene
 
 
 @pytest.mark.scenario(18)
+@pytest.mark.spoils  # leaves the tombstone of F4
 def test_disk_of_standby_fails(scene: Scene) -> None:
     """The standby's disk fails, both nodes crash, and that disk revives alone: it refuses."""
     active, standby = scene.roles()
@@ -28,6 +29,7 @@ def test_disk_of_standby_fails(scene: Scene) -> None:
 
 
 @pytest.mark.scenario(19)
+@pytest.mark.spoils  # leaves the tombstone of F4
 def test_disk_of_active_is_gone(scene: Scene) -> None:
     """The active node runs on its peer's disk, so it hands over; then both crash, and the stale disk boots alone."""
     active, standby = scene.roles()

@@ -18,12 +18,12 @@ def test_frozen_reads(scene: Scene) -> None:
         lost = scene.wait_peer_lost(active, since=mark)
         scene.wait_decision(active, "remove this node", since=mark)
         scene.wait_ack_of(standby)
+        scene.wait_read_of(standby, since=mark)
         node_of = boots(scene.history.events())
         reads = [e for e in scene.history.events() if e.kind == "id" and e.t > lost.t]
         old = [e.t for e in reads if node_of.get(e.text("boot")) == active]
         new = [e.t for e in reads if node_of.get(e.text("boot")) == standby]
         assert old, "the frozen node answered no read: nothing was put to the test"
-        assert new, "the standby answered no read"
         assert max(old) < min(new), f"{active} answered at {max(old):.3f}, {standby} since {min(new):.3f}"
 
     scene.wait_healed()

@@ -32,6 +32,7 @@ def test_standby_rebooted(scene: Scene, first: str) -> None:
 
 
 @pytest.mark.scenario(48)
+@pytest.mark.spoils  # leaves the tombstone of F4
 def test_standby_detached(scene: Scene) -> None:
     """The standby's disk is detached, both nodes crash, the standby boots alone: it refuses."""
     active, standby = scene.roles()

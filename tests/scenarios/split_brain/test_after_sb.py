@@ -12,6 +12,7 @@ CLEARLY_MORE = 100
 
 
 @pytest.mark.scenario()
+@pytest.mark.spoils  # leaves the policies
 def test_after_sb_0pri(scene: Scene) -> None:
     """Two Secondaries meet under `discard-least-changes`: the one that wrote less takes over the other's data."""
     split_brain.set_policies(scene, RECIPE)
@@ -19,6 +20,7 @@ def test_after_sb_0pri(scene: Scene) -> None:
 
 
 @pytest.mark.scenario()
+@pytest.mark.spoils  # leaves the policies
 def test_after_sb_1pri(scene: Scene) -> None:
     """A Primary and a Secondary that wrote less meet under `consensus`: the Secondary takes over the Primary's data."""
     split_brain.set_policies(scene, RECIPE)
@@ -26,6 +28,7 @@ def test_after_sb_1pri(scene: Scene) -> None:
 
 
 @pytest.mark.scenario()
+@pytest.mark.spoils  # leaves the policies
 def test_after_sb_2pri(scene: Scene) -> None:
     """Two Primaries meet under `disconnect`: they stand alone, whatever the other policies say."""
     split_brain.set_policies(scene, RECIPE)

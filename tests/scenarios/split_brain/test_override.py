@@ -9,6 +9,7 @@ from lab.scenario.scene import Scene
 
 
 @pytest.mark.scenario(17)
+@pytest.mark.spoils  # an override is no step of a lock that only nodes change (I3)
 def test_override(scene: Scene) -> None:
     """The owner of the lock dies, and a person gives it to the standby: the owner, back and alone, refuses."""
     active, standby = scene.roles()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from lab.deadline import Deadline
@@ -278,24 +279,29 @@ def drbd_now(pair: FakePair, node: str, role: str, change: str = "change") -> No
     pair.lab.nodes[node].streams.setdefault("events2", queue.Queue()).put(line.encode())
 
 
+def _dump(pair: FakePair, node: str, role: str) -> None:
+    drbd_now(pair, node, role, "exists")
+    for line in DUMP.splitlines()[1:4]:
+        now = f"{datetime.now(UTC).isoformat()} {line.partition(' ')[2]}"
+        pair.lab.nodes[node].streams["events2"].put(now.encode())
+
+
 def ready(folder: Path) -> tuple[FakePair, Client]:
-    """Return a healthy pair whose streams all have their first line, and its client."""
+    """Return a healthy pair whose streams all begin with what is there already, and its client."""
     pair = FakePair(folder)
     healthy(pair.lab)
-    for name, role in (("n1", "Primary"), ("n2", "Secondary")):
-        drbd_now(pair, name, role, "exists")
-        for line in DUMP.splitlines()[1:4]:
-            now = f"{datetime.now(UTC).isoformat()} {line.partition(' ')[2]}"
-            pair.lab.nodes[name].streams["events2"].put(now.encode())
-        pair.lab.nodes[name].streams["journal"] = queue.Queue()
-        pair.lab.nodes[name].streams["journal"].put(f"1.0 {name} systemd[1]: x".encode())
     client = Client(pair)
+    for name, role in (("n1", "Primary"), ("n2", "Secondary")):
+        node = pair.lab.nodes[name]
+        node.on_stream["events2"] = partial(_dump, pair, name, role)
+        journal = node.streams.setdefault("journal", queue.Queue())
+        node.on_stream["journal"] = partial(journal.put, f"1.0 {name} systemd[1]: x".encode())
     owner = pair.site.nodes["n1"].uuid
     lock = {"state": "SHARED", "owner": str(owner), "writer": str(owner), "epoch": 3, "attempt_id": "x"}
-    asked = {"method": "PUT", "name": "example-r0", "status": 200}
-    client.say("requests", "store", "request", **asked, before=None, after=lock)
-    client.say(
-        "proxy", "store", "proxy", **asked, came=time.time(), client="192.0.2.11", asked=lock, told=lock, store=200
-    )
+    asked = {"method": "PUT", "name": "example-r0", "status": 200, "t": time.time()}
+    told = {"came": time.time(), "client": "192.0.2.11", "asked": lock, "told": lock, "store": 200}
+    third = pair.lab.nodes["third"]
+    third.on_stream["requests"] = lambda: client.say("requests", "store", "request", **asked, before=None, after=lock)
+    third.on_stream["proxy"] = lambda: client.say("proxy", "store", "proxy", **asked, **told)
     pair.lab.nodes["third"].on_stream["write"] = client.write
     return pair, client

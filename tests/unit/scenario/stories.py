@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from lab.scenario.history import Event
@@ -12,6 +13,7 @@ OWNERS = {"u-n1": "n1", "u-n2": "n2"}
 CLIENTS = {"192.0.2.11": "n1", "192.0.2.12": "n2"}
 CLIENTS_OF = {node: address for address, node in CLIENTS.items()}
 LOCK = "example-r0"
+GRACE_S = 8.0
 MAC_OF = {node: mac for mac, node in MACS.items()}
 HEALTHY = NodeFacts(
     role="Secondary",
@@ -89,18 +91,25 @@ class Story:
     def fault(self, t: float, name: str = "power_loss", node: str = "n1", **more: object) -> Story:
         return self.add(t, "scenario", "fault", name=name, node=node, placed=t + 0.01, **more)
 
+    def served(self, t: float, node: str, lxd_s: float = 0.7) -> Story:
+        """Let a node mount in 0.1 s, and start LXD then."""
+        self.add(t, node, "unit", unit="r0.mount", change="Mounting")
+        self.add(t + 0.1, node, "unit", unit="r0.mount", change="Mounted")
+        self.add(t + 0.1, node, "unit", unit="r0lxd.service", change="Starting")
+        return self.add(t + 0.1 + lxd_s, node, "unit", unit="r0lxd.service", change="Started")
+
     def told(self) -> tuple[Event, ...]:
         return tuple(sorted(self.events, key=lambda event: event.t))
 
 
-def failover() -> Story:
+def failover(owners: Mapping[str, str] = OWNERS) -> Story:
     """n1 serves writes 0 to 9, loses power at 2.0, and n2 serves writes 20 to 29 from 14 on."""
-    story = Story()
+    story = Story().add(0.0, "scenario", "begin", name="power_loss", owners=owners, grace_s=GRACE_S)
     for number in range(10):
         story.write(1.0 + number / 20, number).answer(1.0 + number / 20, "n1")
     story.fault(2.0, leaves="n1").failed(2.1, 10).failed(4.3, 11)
     story.add(2.02, "n1", "lost", stream="events2").add(2.02, "n1", "lost", stream="journal")
-    story.apart(3.5, "n2").commit(11.9, "SOLO", "n2").role(12.0, "n2", "Primary")
+    story.apart(3.5, "n2").commit(11.9, "SOLO", "n2").role(12.0, "n2", "Primary").served(12.1, "n2")
     for number in range(20, 30):
         story.write(13.0 + number / 20, number, "boot-n2").answer(13.0 + number / 20, "n2")
     story.listed(14.02, "boot-n2", [*range(10), 20])

@@ -182,6 +182,24 @@ class TestRecorder:
         assert "--since" not in started[0]
         assert started[1].endswith("--since=@5.25")
 
+    def test_what_came_before_belongs_to_another_scenario_but_for_the_lock_as_it_was_found(
+        self, tmp_path: Path
+    ) -> None:
+        lab, history, folder = FakeLab(tmp_path), History(), tmp_path / "run"
+        made = Recorder(lab, history, folder, Clocks(history), since=10.5)
+        feed(lab.nodes["n1"], "journal", "11.0 n1 a[1]: x")
+        feed(lab.nodes["n1"], "decisions", '{"t": 9.0, "rule": "F6"}', '{"t": 11.0, "rule": "F7"}')
+        feed(lab.nodes["third"], "requests", '{"t": 8.0, "epoch": 1}', '{"t": 9.0, "epoch": 2}')
+        made.start()
+        wait_until("it is there", lambda: seen(history, "decision", "n1"), Deadline.after(5))
+        wait_until("the store's log was read", lambda: made._before, Deadline.after(5))
+        stop(made)
+        assert [event.text("rule") for event in seen(history, "decision", "n1")] == ["F7"]
+        assert [event.number("epoch") for event in seen(history, "request", "store")] == [2]
+        assert not (folder / "store.requests.jsonl").exists()
+        (journal,) = [line for line in lab.nodes["n1"].started if "journalctl" in line]
+        assert journal.endswith("--since=@10.500000")
+
     def test_what_the_lab_wrote_since_the_start_is_copied(self, tmp_path: Path) -> None:
         lab = FakeLab(tmp_path)
         log = tmp_path / "events.jsonl"

@@ -14,8 +14,7 @@ OWNERS = {"c2b8e4f3-0d67-4f15-8b3c-91e6a7d04b22": "n2"}
 
 
 def told() -> Story:
-    story = failover()
-    story.add(0.0, "scenario", "begin", name="power_loss", owners=OWNERS)
+    story = failover(OWNERS)
     story.add(0.0, "store", "request", method="GET", after={"state": "SHARED", "owner": None, "epoch": 4})
     story.add(11.9, "store", "request", method="PUT", after={"state": "SOLO", "owner": next(iter(OWNERS)), "epoch": 5})
     story.add(11.95, "store", "request", method="PUT", after=None)
