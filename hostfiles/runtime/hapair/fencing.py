@@ -75,8 +75,16 @@ class Fence:
         self._backend, self._paths, self._timeout_s = backend, paths, timeout_s
 
     def read(self) -> Answer:
-        """Return the lock as it stands; HELD means only that it was read (no decision to serve rests on a read)."""
+        """Return the lock as it stands; HELD means only that it was read (no decision to serve rests on a read).
+
+        A later version that is not this node's SOLO contradicts the note, which goes: a person may have changed the
+        lock. Should a handler write a new note meanwhile, its loss costs one more write.
+        """
         answer, _ = self._read()
+        record, note = answer.record, self.note()
+        if record is not None and note is not None and note.epoch < record.epoch and not lock.held_by(record, self.me):
+            with contextlib.suppress(OSError):
+                self._keep_note(None)
         return answer
 
     def take(self, guard: Guard = no_guard, until: float = math.inf, reason: str = "taken alone") -> Answer:

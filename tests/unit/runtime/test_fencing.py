@@ -12,7 +12,7 @@ from hapair.fence.base import Reading, Writing, Written
 from hapair.fence.http import HttpStore
 from hapair.fence.site import fence_of
 from hapair.fencing import Busy, Fence, Held, no_guard
-from hapair.lock import LockState
+from hapair.lock import LockState, after
 
 from .conftest import Host
 
@@ -177,6 +177,19 @@ def test_the_note_goes_before_a_release_is_written(lock: Fence, n1: Host) -> Non
     made, _ = flaky(n1, ["lost request"])
     assert made.release(no_guard).held is Held.UNAVAILABLE
     assert made.note() is None
+
+
+def test_a_later_version_that_is_not_its_own_takes_the_note_away(lock: Fence, n1: Host) -> None:
+    taken = lock.take().record
+    assert taken is not None
+    lock.read()
+    assert lock.note() == taken
+    store = HttpStore(n1.config.store.url)
+    shared = after(taken, LockState.SHARED, owner="uuid-n2", writer="uuid-n2", attempt_id="by hand", time=1.0)
+    tag = store.read(lock.name, 1.0).tag
+    assert store.write(lock.name, shared.to_bytes(), tag, 1.0).written is Written.YES
+    assert lock.read().record == shared
+    assert lock.note() is None
 
 
 @pytest.mark.usefixtures("lock")
