@@ -77,12 +77,12 @@ class Fence:
     def read(self) -> Answer:
         """Return the lock as it stands; HELD means only that it was read (no decision to serve rests on a read).
 
-        A later version that is not this node's SOLO contradicts the note, which goes: a person may have changed the
-        lock. Should a handler write a new note meanwhile, its loss costs one more write.
+        A version that is not this node's SOLO, and no older than the note, contradicts the note, which goes: a person
+        may have changed the lock. Should a handler write a new note meanwhile, its loss costs one more write.
         """
         answer, _ = self._read()
         record, note = answer.record, self.note()
-        if record is not None and note is not None and note.epoch < record.epoch and not lock.held_by(record, self.me):
+        if record is not None and note is not None and record.epoch >= note.epoch and not lock.held_by(record, self.me):
             with contextlib.suppress(OSError):
                 self._keep_note(None)
         return answer
