@@ -8,7 +8,7 @@ from lab.scenario.history import Event
 from lab.scenario.locks import exchanges
 from lab.scenario.place import Place
 from lab.scenario.scene import Scene
-from tests.scenarios.fencing import plants
+from tests.scenarios.fencing import defects, plants
 
 
 @pytest.mark.planted("I4", "I7")
@@ -22,8 +22,9 @@ def test_planted_lying_handler(scene: Scene) -> None:
 
 @pytest.mark.planted("I4", "I7")
 def test_planted_store_that_forgets(scene: Scene) -> None:
-    """Scenario 11, and the store says yes without writing: the node goes on, and the lock is not its own."""
+    """Scenario 11, and the store says yes without writing, and is believed: the node goes on without the lock."""
     active, standby = scene.roles()
+    scene.programs.change(active, defects.BELIEVES_A_YES)
     scene.expect(recovery_s=20, failovers=0, may_fail=(active,))
     mark = scene.history.mark()
     with scene.store.forgets_writes(active), scene.faults.power_loss(standby):
