@@ -88,7 +88,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose seed and folder before anything is started."""
     config.addinivalue_line("markers", "scenario(number): the scenario's number in the catalogue")
     config.addinivalue_line("markers", "spoils: leaves something that the next scenario must not meet (say what)")
-    config.addinivalue_line("markers", "planted(*invariants): a planted fault that turns exactly these red")
+    config.addinivalue_line(
+        "markers", "planted(*invariants, may=()): a planted fault that turns exactly these red, and may turn those red"
+    )
     provider = config.getoption("--provider")
     if provider not in PROVIDERS:
         raise pytest.UsageError(f"unknown provider {provider!r}; there is {', '.join(PROVIDERS)}")
@@ -188,7 +190,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     run.usable = good and not planted and not pyfuncitem.get_closest_marker("spoils")
     run.ended = time.time()
     if planted:
-        judge_planted(drawn, planted.args, failure)
+        judge_planted(drawn, planted.args, failure, may=planted.kwargs.get("may", ()))
         return True
     if good:
         return True
@@ -218,8 +220,10 @@ def keep(item: pytest.Function, run: Run, scene: Scene, drawn: Result) -> None:
     run.file.add(about)
 
 
-def judge_planted(drawn: Result, names: Sequence[str], failure: BaseException | None) -> None:
-    """Fail unless exactly the named invariants are invalid.
+def judge_planted(
+    drawn: Result, names: Sequence[str], failure: BaseException | None, *, may: Sequence[str] = ()
+) -> None:
+    """Fail unless exactly the named invariants are invalid; those in `may` (what follows by chance) may be.
 
     "scenario" among the names stands for the scenario's own steps; a step that fails because of a red invariant
     (nothing is acknowledged any more, say) needs no name.
@@ -227,7 +231,7 @@ def judge_planted(drawn: Result, names: Sequence[str], failure: BaseException | 
     red = {name for name, verdict in drawn.invariants.items() if verdict.outcome is Outcome.INVALID}
     if failure is not None and (not red or "scenario" in names):
         red.add("scenario")
-    if red != set(names):
+    if red - set(may) != set(names):
         wanted, seen = ", ".join(sorted(names)), ", ".join(sorted(red)) or "nothing"
         pytest.fail(f"planted for {wanted}, but red: {seen}\n{drawn.explanation()}", pytrace=False)
 

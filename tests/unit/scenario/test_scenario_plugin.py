@@ -242,14 +242,24 @@ def test_not_a_step(scene, client):
 @pytest.mark.planted("I1")
 def test_nothing_red(scene, client):
     client.write(1)
+
+@pytest.mark.planted("scenario", may=["I1"])
+def test_by_chance(scene, client):
+    client.write(1, lost=True)
+    assert 1 == 2
+
+@pytest.mark.planted("I2", may=["I1"])
+def test_chance_alone(scene, client):
+    client.write(1, lost=True)
 """
 
 
 def test_a_plant_passes_when_exactly_what_it_names_is_red(run: Run) -> None:
-    run(PLANTED).assert_outcomes(deselected=7)
+    run(PLANTED).assert_outcomes(deselected=9)
     result = run(PLANTED, "-m", "planted", "-rA")
-    result.assert_outcomes(passed=3, failed=4)
-    good, bad = ("right", "gives_up", "own_step"), ("another", "one_too_many", "not_a_step", "nothing_red")
+    result.assert_outcomes(passed=4, failed=5)
+    good = ("right", "gives_up", "own_step", "by_chance")
+    bad = ("another", "one_too_many", "not_a_step", "nothing_red", "chance_alone")
     result.stdout.fnmatch_lines_random([f"PASSED *test_{name}*" for name in good])
     result.stdout.fnmatch_lines_random([f"FAILED *test_{name}*" for name in bad])
     result.stdout.fnmatch_lines_random(["*planted for I2, but red: I1*", "*planted for I1, but red: nothing*"])
