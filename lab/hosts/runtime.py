@@ -10,8 +10,9 @@ from lab.errors import HapairError
 from lab.paths import PROJECT
 
 FOLDER = PROJECT / "hostfiles" / "runtime"
-# -I: nothing in the environment or the home folder of whoever calls it decides what it imports.
-SHEBANG = b"#!/usr/bin/python3 -I\n"
+# -I: nothing in the environment or the home folder of whoever calls it decides what it imports. -S: neither do packages
+# that happen to be installed, and it starts sooner.
+SHEBANG = b"#!/usr/bin/python3 -IS\n"
 # The first moment that the format knows.
 _DATE = (1980, 1, 1, 0, 0, 0)
 _MAIN = b"import sys\n\nfrom hapair.__main__ import main\n\nsys.exit(main())\n"

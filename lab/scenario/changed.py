@@ -35,6 +35,8 @@ class Change:
 def changed(archive: bytes, changes: Sequence[Change]) -> bytes:
     """Return a zipapp with these changes; what stands before the archive proper stays.
 
+    A node runs them at once: bytecode that it keeps is only used for the very file it was made from.
+
     Raises:
         HapairError: a module or a text is not there.
     """

@@ -21,9 +21,13 @@ from lab.deadline import Deadline
 from lab.errors import BadInput, TimedOut
 
 LONGEST_NAP_S = 0.25
+LEAVES = (str, int, float, type(None))
+"""Asked for first: that a value is no Mapping takes long to find out, and a history has a million of them."""
 
 
 def _frozen(value: object) -> object:
+    if isinstance(value, LEAVES):
+        return value
     if isinstance(value, Mapping):
         return MappingProxyType({str(key): _frozen(part) for key, part in value.items()})
     if isinstance(value, list | tuple):
@@ -32,6 +36,8 @@ def _frozen(value: object) -> object:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, LEAVES):
+        return value
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, tuple):

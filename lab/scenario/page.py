@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -128,14 +129,7 @@ def render(run: RunFiles) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     took = [one.took_s for section in sections for one in section.recoveries if one.took_s is not None]
     bounds = [one.bound_s for section in sections for one in section.recoveries if one.bound_s]
-    page = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PARTS),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return page.get_template("report.html.j2").render(
+    return _template().render(
         run=run,
         title=f"hapair run {run.folder.resolve().name}",
         began=_utc(run.began or min((s.begun for s in sections if s.kept.events), default=None)),
@@ -150,6 +144,18 @@ def render(run: RunFiles) -> str:
         script=script,
         digest=digest,
     )
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PARTS),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")
 
 
 def _section(folder: Path, place: int, kept: Kept) -> Section:

@@ -44,6 +44,8 @@ FALL_BACK_S = 1.0
 """How long the agent is blind before it reads /proc/drbd instead of the event stream, and how often."""
 LATE_S = 0.05
 """From an event of DRBD to the decision: longer than this, and than ever before, is told in the log."""
+SWITCH_S = 0.0005
+"""How long another thread may go on in Python while the deciding one wants to; Python's own 5 ms add up."""
 LONGEST_LAG_S = 60.0
 LONGEST_PAUSE_MS = 3_600_000
 ANNOUNCE_PAUSE_S = 0.5
@@ -233,6 +235,7 @@ class Agent:
         self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stream: proc.Stream | None = None
         self._pending = b""
+        self._unlogged: list[str] = []
         self._world = World()
         self._blind_since = time.monotonic()
         self._restart_at = 0.0
@@ -270,6 +273,7 @@ class Agent:
                 self._follow(poll)
                 self._step()
                 self._timed()
+                self._tell_others()
                 if leave_only and all(unit.memory.left for unit in self.units.values()):
                     break
                 ready = dict(poll.poll(self._pause_ms()))
@@ -327,15 +331,24 @@ class Agent:
             now = time.monotonic()
             kernel, complete = self._kernel(name)
             seen = unit.observe(kernel, complete)
-            if complete:
-                unit.hooks.look(kernel)
             actions, unit.memory = policy.decide(unit.site, seen, unit.memory, now)
             removal = next((action for action in actions if action.kind is Kind.REMOVE_NODE), None)
             if removal is not None:
                 self.remover.remove(name, removal.rule, removal.why)
                 continue
             unit.dispatch(actions)
-            self._answer_request(unit, unit.observe(kernel, complete), now)
+            if unit.request is not None:
+                self._answer_request(unit, unit.request, unit.observe(kernel, complete), now)
+
+    def _tell_others(self) -> None:
+        """Log what DRBD told, and let the hooks know: after the decision, which their threads would only hold up."""
+        for line in self._unlogged:
+            self._events_log.line(line)
+        self._unlogged.clear()
+        for name, unit in self.units.items():
+            kernel, complete = self._kernel(name)
+            if complete:
+                unit.hooks.look(kernel)
 
     def _timed(self) -> None:
         """Measure how long ago drbdsetup told the event that was just decided upon; the aim is LATE_S at most."""
@@ -351,10 +364,8 @@ class Agent:
             why = f"{lag_s * 1000:.0f} ms after DRBD told the event"
             self.log.add("*", rule="events", action="decide", outcome="late", why=why, took_s=lag_s)
 
-    def _answer_request(self, unit: Unit, seen: Observation, now: float) -> None:
-        request, name = unit.request, unit.resource.name
-        if request is None:
-            return
+    def _answer_request(self, unit: Unit, request: Request, seen: Observation, now: float) -> None:
+        name = unit.resource.name
         granted = policy.granted(seen, unit.memory, request.wish)
         if granted:
             request.finish(name, ok=True, text=f"{name}: {request.wish.value} done")
@@ -401,7 +412,7 @@ class Agent:
                 line = raw.decode(errors="replace")
                 if self._told_at is None:
                     self._told_at = told_at(line)
-                self._events_log.line(line)
+                self._unlogged.append(line)
                 self._world = apply(self._world, parse(line))
             if not data:
                 raise BadLine("the event stream ended")
@@ -447,6 +458,7 @@ class Agent:
 def main(config: Config, paths: Paths) -> int:
     """Run the agent as a service: locked in memory, ended by SIGTERM."""
     _lock_memory()
+    sys.setswitchinterval(SWITCH_S)
     agent = Agent(config, paths)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: agent.stop())

@@ -1,4 +1,7 @@
-"""`hapair SUBCOMMAND`: the agent, the departure, what people want to know, and what only people may decide."""
+"""`hapair SUBCOMMAND`: the agent, the departure, what people want to know, and what only people may decide.
+
+What only one subcommand needs is imported in its function: the agent has to be there soon after its start.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Callable, Dict, Sequence
 
-from hapair import agent, explain, preflight, server, split_brain, status, store
+from hapair import server, status
 from hapair.config import BadConfig, Config, load
 from hapair.fence.base import BadStore
 from hapair.fence.site import open_store
@@ -89,6 +92,8 @@ def _agent(config: Config, paths: Paths) -> int:
 
     The SDK of a cloud store is imported here, in the thread that has stack enough for it.
     """
+    from hapair import agent  # noqa: PLC0415 - see the module's text
+
     try:
         open_store(config.store, paths)
     except BadStore as bad:
@@ -110,10 +115,14 @@ def _leave(config: Config, paths: Paths) -> int:
     except OSError:
         pass
     say("no agent answers: leaving without it")
+    from hapair import agent  # noqa: PLC0415 - see the module's text
+
     return agent.Agent(config, paths).run(leave_only=True)
 
 
 def _store(listen: str, folder: Path) -> int:
+    from hapair import store  # noqa: PLC0415 - see the module's text
+
     address, _, port = listen.rpartition(":")
     if not address or not port.isdigit():
         return complain(f"--listen {listen}: ADDR:PORT is expected, like 192.0.2.20:8440", 2)
@@ -130,6 +139,8 @@ def _store(listen: str, folder: Path) -> int:
 
 
 def _explain(paths: Paths, resource: str, count: int) -> int:
+    from hapair import explain  # noqa: PLC0415 - see the module's text
+
     try:
         entries = explain.last_decisions(paths.decisions, resource, max(1, count))
     except OSError as bad:
@@ -139,12 +150,16 @@ def _explain(paths: Paths, resource: str, count: int) -> int:
 
 
 def _preflight(config: Config, paths: Paths, given: argparse.Namespace) -> int:
+    from hapair import preflight  # noqa: PLC0415 - see the module's text
+
     names = (given.resource,) if given.resource else tuple(config.resources)
     compare = Path(given.compare) if given.compare else None
     return preflight.run(config, paths, names, as_json=given.json, compare=compare)
 
 
 def _recover(config: Config, paths: Paths, given: argparse.Namespace) -> int:
+    from hapair import split_brain  # noqa: PLC0415 - see the module's text
+
     if given.victim not in (config.node, config.peer):
         return complain(f"--victim {given.victim}: the nodes are {config.node} and {config.peer}", 2)
     folder = Path(given.save) if given.save else paths.state / "discarded"

@@ -60,16 +60,21 @@ class DecisionLog:
 
     def _write(self) -> None:
         while True:
-            line, durable = self._lines.get()
+            lines = [self._lines.get()]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    lines.append(self._lines.get_nowait())
+            text = "".join(f"{line}\n" for line, _ in lines)
             if self._journal and sys.stderr is not None:
                 with contextlib.suppress(OSError, ValueError):
-                    sys.stderr.write(f"{line}\n")
+                    sys.stderr.write(text)
                     sys.stderr.flush()
             with contextlib.suppress(OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with self._path.open("a") as log:
-                    log.write(f"{line}\n")
-                    if durable:
+                    log.write(text)
+                    if any(durable for _, durable in lines):
                         log.flush()
                         os.fsync(log.fileno())
-            self._lines.task_done()
+            for _ in lines:
+                self._lines.task_done()

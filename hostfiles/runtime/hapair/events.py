@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from enum import Enum
 from typing import Dict, Mapping, Tuple, Type, TypeVar
 
@@ -68,6 +67,8 @@ def parse(line: str) -> Event:
 
 def told_at(line: str) -> float | None:
     """Return when drbdsetup told a line (--timestamps), in wall seconds; None without a stamp, and within a dump."""
+    from datetime import datetime  # noqa: PLC0415 - a handler, which starts while I/O is frozen, needs none of it
+
     words = line.split(maxsplit=2)
     if len(words) < 2 or words[1] == "exists":
         return None

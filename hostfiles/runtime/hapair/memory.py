@@ -123,15 +123,18 @@ def looked(memory: Memory, seen: Observation, now: float) -> Memory:
         memory = replace(memory, peer_served=True, takeover=False, held=False)
     elif kernel.connected and memory.peer_served:
         memory = replace(memory, peer_served=False, takeover=True)
-    if kernel.role is Role.PRIMARY and not kernel.peer_current:
-        memory = replace(memory, alone_since=now if memory.alone_since is None else memory.alone_since)
-    else:
-        memory = replace(memory, alone_since=None)
-    if kernel.role is Role.PRIMARY and kernel.connection is not Connection.CONNECTED and not kernel.data_good:
-        memory = replace(memory, no_data_since=now if memory.no_data_since is None else memory.no_data_since)
-    else:
-        memory = replace(memory, no_data_since=None)
+    alone = kernel.role is Role.PRIMARY and not kernel.peer_current
+    no_data = kernel.role is Role.PRIMARY and kernel.connection is not Connection.CONNECTED and not kernel.data_good
+    memory = replace(
+        memory,
+        alone_since=_since(memory.alone_since, now) if alone else None,
+        no_data_since=_since(memory.no_data_since, now) if no_data else None,
+    )
     return replace(memory, role=kernel.role, peer_role=kernel.peer_role)
+
+
+def _since(before: float | None, now: float) -> float:
+    return now if before is None else before
 
 
 def answered(memory: Memory, outcome: Outcome, site: Settings, now: float) -> Memory:

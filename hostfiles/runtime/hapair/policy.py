@@ -111,13 +111,13 @@ def _remember(memory: Memory, spoken: tuple[Reaction, ...], now: float) -> Memor
     wake_at: float | None = None
     for reaction in spoken:
         wake_at = _earliest(wake_at, reaction.wake_at)
-    memory = replace(memory, wake_at=wake_at)
     if not spoken:
-        return replace(memory, rule="", waiting="", waiting_since=now if memory.waiting else memory.waiting_since)
+        since = now if memory.waiting else memory.waiting_since
+        return replace(memory, wake_at=wake_at, rule="", waiting="", waiting_since=since)
     # What is being done tells more than what is waited for.
     said = next((reaction for reaction in spoken if reaction.steps), spoken[0])
     since = memory.waiting_since if said.why == memory.waiting else now
-    return replace(memory, rule=said.rule, waiting=said.why, waiting_since=since)
+    return replace(memory, wake_at=wake_at, rule=said.rule, waiting=said.why, waiting_since=since)
 
 
 def _earliest(one: float | None, other: float | None) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import cache
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ Data = dict[str, Any]
 Where = tuple[str | int, ...]
 
 _EXAMPLE = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
+# The one on libyaml where PyYAML has it: several hundred sites are written, and only reading them is looked at.
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/25", "198.18.0.0/16")
 
 
@@ -26,10 +29,16 @@ def example() -> Data:
     return copy.deepcopy(_EXAMPLE)
 
 
+@cache
+def example_site() -> Site:
+    """Return the example site, read once: tests do not change it, and reading takes a while."""
+    return load_site()
+
+
 def load(folder: Path, data: Data) -> Site:
     """Write data as a site file and read that."""
     path = folder / "site.yaml"
-    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.dump(data, Dumper=_Dumper, sort_keys=False), encoding="utf-8")
     return load_site(path)
 
 

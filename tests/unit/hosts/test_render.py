@@ -16,11 +16,11 @@ from lab import proc
 from lab.errors import BadInput, HapairError
 from lab.hosts import render as renderer
 from lab.hosts.render import HOSTFILES, TEMPLATES, Catalog, catalog, render, render_all, runtime_config, variables
-from lab.hosts.site import Site, load_site
+from lab.hosts.site import Site
 from lab.hosts.tree import File, Link, Tree
 from lab.paths import PROJECT
 from lab.yamlio import load_model
-from tests.unit.hosts.sites import Data, example, load, put, valid
+from tests.unit.hosts.sites import Data, example, example_site, load, put, valid
 
 GOLDEN = PROJECT / "tests" / "golden" / "hosts"
 UPDATE = "HAPAIR_UPDATE_GOLDEN"
@@ -29,7 +29,7 @@ PROGRAMS = b"archive"
 
 
 def tree(data: Data | None = None, node: str = "n1") -> Tree:
-    return render(Site.model_validate(data) if data else load_site(), node, runtime=PROGRAMS)
+    return render(Site.model_validate(data) if data else example_site(), node, runtime=PROGRAMS)
 
 
 def text(path: str, data: Data | None = None, node: str = "n1") -> str:
@@ -187,7 +187,7 @@ def test_after_a_split_brain_a_human_decides_unless_the_site_says_otherwise(tmp_
         assert isinstance(entry, File)
         return re.findall(r"after-sb-(.*);", entry.data.decode())
 
-    assert policies(load_site()) == ["0pri disconnect", "1pri disconnect", "2pri disconnect"]
+    assert policies(example_site()) == ["0pri disconnect", "1pri disconnect", "2pri disconnect"]
     chosen = {"zero_primaries": "discard-least-changes", "one_primary": "consensus"}
     site = load(tmp_path, put(example(), ("resources", "r0", "after_sb"), chosen))
     assert policies(site) == ["0pri discard-least-changes", "1pri consensus", "2pri disconnect"]
@@ -209,7 +209,7 @@ def test_both_nodes_have_one_drbd_configuration() -> None:
 
 
 def test_the_secret_is_roots_alone() -> None:
-    secret = load_site().resources["r0"].secret.encode()
+    secret = example_site().resources["r0"].secret.encode()
     holding = {path: it.mode for path, it in tree().entries.items() if isinstance(it, File) and secret in it.data}
     assert holding == {"/etc/drbd.d/r0.res": 0o600}
 

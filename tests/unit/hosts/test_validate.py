@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from lab import proc
 from lab.errors import HostLacks
 from lab.hosts.render import render_all
-from lab.hosts.site import Site, load_site
+from lab.hosts.site import Site
 from lab.hosts.tree import File, Tree
 from lab.hosts.validate import VALIDATORS, Unreadable, validate
-from tests.unit.hosts.sites import Data, valid
+from tests.unit.hosts.sites import Data, example_site, valid
 
 pytestmark = pytest.mark.spawns
 PROGRAMS = {
@@ -27,7 +27,7 @@ PROGRAMS = {
 
 @functools.cache
 def rendered() -> Mapping[str, Tree]:
-    return render_all(load_site(), runtime=b"archive")
+    return render_all(example_site(), runtime=b"archive")
 
 
 def needs(validator: str) -> None:

@@ -12,12 +12,12 @@ import pytest
 
 from lab.deadline import Deadline, wait_until
 from lab.errors import BadInput, HapairError, HostLacks
-from lab.hosts.site import load_site
 from lab.providers import client, daemon, hostlibvirt, inlet, libvirt, vagrant, volumes
 from lab.providers.base import Hypervisor, LabPlan
 from lab.providers.hostlibvirt import Verdict, choose, judge
 from lab.providers.plan import Artifacts, make_plan, with_machines
 from tests.fakes.programs import Fakes
+from tests.unit.hosts.sites import example_site
 
 RUNS, NONE = Verdict(usable=True, text="it answers"), Verdict(usable=False, text="there is none", cure="start it")
 HOST = Hypervisor("hapair/debian-12", "1.1.7", kvm=False, host=True)
@@ -46,7 +46,7 @@ esac
 @pytest.fixture
 def plan() -> LabPlan:
     artifacts = Artifacts(Path("/cache/linux"), "k" * 64, Path("/cache/root.ext4"), "i" * 64)
-    return with_machines(make_plan(load_site(), "example", artifacts), HOST)
+    return with_machines(make_plan(example_site(), "example", artifacts), HOST)
 
 
 @pytest.fixture

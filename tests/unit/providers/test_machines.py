@@ -18,7 +18,7 @@ import pytest
 from lab import proc
 from lab.errors import BadInput, HapairError
 from lab.hosts.render import render_all
-from lab.hosts.site import Site, load_site
+from lab.hosts.site import Site
 from lab.paths import PROJECT
 from lab.providers import choice, daemon, libvirt, vagrant, virtual, volumes
 from lab.providers.base import Hypervisor, LabPlan
@@ -28,6 +28,7 @@ from lab.providers.plan import FILES, Artifacts, make_plan, with_machines
 from lab.providers.provision import AGENT, without_agent
 from lab.providers.vm import VirtualMachine
 from tests.unit.hosts import sites
+from tests.unit.hosts.sites import example_site
 
 MACHINES = Hypervisor("hapair/debian-12", "1.1.7", kvm=False)
 WORKS, BROKEN = Verdict(Outcome.USABLE, "it boots"), Verdict(Outcome.HANGS, "a guest makes no progress")
@@ -36,7 +37,7 @@ WORKS, BROKEN = Verdict(Outcome.USABLE, "it boots"), Verdict(Outcome.HANGS, "a g
 @pytest.fixture
 def plan() -> LabPlan:
     artifacts = Artifacts(Path("/cache/linux"), "k" * 64, Path("/cache/root.ext4"), "i" * 64)
-    return with_machines(make_plan(load_site(), "example", artifacts), MACHINES)
+    return with_machines(make_plan(example_site(), "example", artifacts), MACHINES)
 
 
 def test_machines_have_ports_of_their_own_and_a_disk_with_their_files(plan: LabPlan) -> None:
@@ -85,7 +86,7 @@ def chosen(site: Site, verdict: Verdict) -> choice.Choice:
 
 
 def test_what_is_asked_for_counts_then_the_site_file(tmp_path: Path) -> None:
-    assert choice.choose("vagrant", load_site(), refuse).provider == "vagrant"
+    assert choice.choose("vagrant", example_site(), refuse).provider == "vagrant"
     site = sites.load(tmp_path, sites.put(sites.example(), ("lab", "provider"), "vagrant"))
     assert choice.choose("uml", site, refuse).provider == "uml"
     found = choice.choose(None, site, refuse)
@@ -98,13 +99,13 @@ def test_vagrant_is_taken_by_itself_only_where_kvm_boots_a_kernel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "_path", lambda: str(tmp_path))
-    none = choice.choose(None, load_site(), refuse)
+    none = choice.choose(None, example_site(), refuse)
     assert none.provider == "uml" and "vagrant" in none.why
     for program in choice.PROGRAMS:
         (tmp_path / program).write_text("#!/bin/sh\n")
         (tmp_path / program).chmod(0o755)
-    assert chosen(load_site(), WORKS).provider == "vagrant"
-    broken = chosen(load_site(), BROKEN)
+    assert chosen(example_site(), WORKS).provider == "vagrant"
+    broken = chosen(example_site(), BROKEN)
     assert broken.provider == "uml" and "makes no progress" in broken.why
 
 
@@ -334,7 +335,7 @@ def test_a_vagrant_that_ends_without_a_word_because_its_daemon_has_gone_says_so(
 
 
 def test_a_tree_without_the_agents_link_lacks_nothing_else() -> None:
-    tree = render_all(load_site())["n1"].tar()
+    tree = render_all(example_site())["n1"].tar()
 
     def names(data: bytes) -> set[str]:
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from lab.errors import BadInput
-from lab.hosts.site import load_site
 from lab.providers.base import Disk, Interface, LabPlan
 from lab.providers.plan import Artifacts, make_plan
 from tests.unit.hosts import sites
+from tests.unit.hosts.sites import example_site
 
 ARTIFACTS = Artifacts(Path("/cache/linux"), "k" * 64, Path("/cache/root.ext4"), "i" * 64)
 
 
 @pytest.fixture
 def plan() -> LabPlan:
-    return make_plan(load_site(), "example", ARTIFACTS, seed=7)
+    return make_plan(example_site(), "example", ARTIFACTS, seed=7)
 
 
 def test_the_plan_holds_the_pair_and_a_third(plan: LabPlan) -> None:

@@ -18,7 +18,7 @@ import pytest
 from lab import log, paths, proc
 from lab.deadline import Deadline, wait_until
 from lab.errors import BadInput, HapairError, HostLacks, TimedOut
-from lab.hosts.site import Site, load_site
+from lab.hosts.site import Site
 from lab.providers import client, memory, pair, seed
 from lab.providers.base import CLEAN, Impairment, LabPlan
 from lab.providers.client import RunningLab, RunningNode
@@ -27,6 +27,7 @@ from lab.providers.plan import Artifacts, make_plan
 from lab.providers.record import Record, identity
 from lab.providers.supervisor import PLAN
 from tests.unit.hosts import sites
+from tests.unit.hosts.sites import example_site
 from tests.unit.scenario.fakes import FakeLab
 
 KERNEL = Path(__file__).with_name("kernel.py")
@@ -45,7 +46,7 @@ def fake(tmp_path: Path) -> FakeLab:
 
 
 def over(lab: FakeLab) -> Pair:
-    return Pair(cast(RunningLab, lab), load_site())
+    return Pair(cast(RunningLab, lab), example_site())
 
 
 def test_who_serves_is_the_node_whose_boot_answers(fake: FakeLab) -> None:
@@ -124,7 +125,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", ["", "-a", "A", "a_b", "a/b", "..", "a" * 32, "a\n"])
 def test_bad_names_are_refused(state: Path, name: str) -> None:
-    for act in (pair.attach, pair.destroy, lambda name: pair.check_start(name, load_site())):
+    for act in (pair.attach, pair.destroy, lambda name: pair.check_start(name, example_site())):
         with pytest.raises(BadInput, match="is no name for a lab"):
             act(name)
     assert not state.exists()
@@ -138,7 +139,7 @@ def bring_nothing_up(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(seed, "ensure", untouched)
     monkeypatch.setattr(client, "start", untouched)
-    pair.bring_up(name, load_site(), artifacts_in(tmp_path), log.silent())
+    pair.bring_up(name, example_site(), artifacts_in(tmp_path), log.silent())
 
 
 def artifacts_in(folder: Path) -> Artifacts:
@@ -192,7 +193,7 @@ def test_a_provisioning_that_fails_leaves_no_lab(state: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(seed, "ensure", fails)
     with pytest.raises(TimedOut):
-        pair.bring_up("new", load_site(), artifacts_in(tmp_path), log.silent())
+        pair.bring_up("new", example_site(), artifacts_in(tmp_path), log.silent())
     assert list(state.iterdir()) == []
 
 
@@ -248,7 +249,7 @@ def room(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def up(tmp_path: Path, site: Site | None = None) -> Pair:
-    return pair.bring_up("lab", site or load_site(), artifacts_in(tmp_path), log.silent())
+    return pair.bring_up("lab", site or example_site(), artifacts_in(tmp_path), log.silent())
 
 
 def quiet_power_down(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -272,7 +273,7 @@ def test_the_life_of_a_lab(room: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert pair.names() == ["lab"]
     before = running.lab.status()
     assert before.pid == up(tmp_path).lab.status().pid == pair.attach("lab").lab.status().pid
-    assert pair.attach("lab").site == load_site()
+    assert pair.attach("lab").site == example_site()
 
     data = sites.put(sites.example(), ("times", "grace_s"), 9)
     with pytest.raises(

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from lab.errors import HapairError, TimedOut
-from lab.hosts.site import load_site
 from lab.proc import CommandFailed
 from lab.providers import provision as module
 from lab.providers.provision import boot_id, power_down, provision
+from tests.unit.hosts.sites import example_site
 from tests.unit.scenario.fakes import FakeLab, FakeNode
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -62,7 +62,7 @@ def assert_order(lab: FakeLab, *patterns: str) -> None:
 @pytest.fixture
 def done(lab: FakeLab) -> FakeLab:
     notes: list[str] = []
-    provision(lab, load_site(), TREES, notes.append)
+    provision(lab, example_site(), TREES, notes.append)
     assert notes[0] == "booting" and notes[-1] == "powering off"
     return lab
 
@@ -122,26 +122,26 @@ def test_everything_is_off_at_the_end_the_store_last(done: FakeLab) -> None:
 def test_a_pair_that_does_not_connect_gets_no_file_system(lab: FakeLab) -> None:
     lab.nodes["n2"].says["drbdadm cstate r0"] = "Connecting\n"
     with pytest.raises(TimedOut, match="r0 is connected"):
-        provision(lab, load_site(), TREES, lambda _: None)
+        provision(lab, example_site(), TREES, lambda _: None)
     assert not [line for line in lab.commands if "primary" in line or "mkfs" in line]
 
 
 def test_a_node_that_does_not_restart_is_named(lab: FakeLab) -> None:
     lab.nodes["n2"].says["systemctl reboot"] = ""
     with pytest.raises(TimedOut, match="n2 has restarted"):
-        provision(lab, load_site(), TREES, lambda _: None)
+        provision(lab, example_site(), TREES, lambda _: None)
 
 
 def test_a_command_that_fails_ends_it(lab: FakeLab) -> None:
     lab.nodes["n1"].says["mkfs.btrfs*"] = 1
     with pytest.raises(CommandFailed, match=r"mkfs\.btrfs"):
-        provision(lab, load_site(), TREES, lambda _: None)
+        provision(lab, example_site(), TREES, lambda _: None)
     assert not [line for line in lab.commands if "lxd" in line or "enable" in line]
 
 
 def test_a_boot_that_ended_badly_or_ill_does_not_matter(lab: FakeLab) -> None:
     lab.nodes["n1"].says |= {"systemctl is-system-running*": 1}
-    provision(lab, load_site(), TREES, lambda _: None)
+    provision(lab, example_site(), TREES, lambda _: None)
 
 
 def test_a_node_that_does_not_answer_has_no_boot_id(lab: FakeLab) -> None:
@@ -166,7 +166,7 @@ def test_an_agent_that_needs_a_second_start_is_waited_for(lab: FakeLab, monkeypa
     monkeypatch.setattr(module, "BOOT_S", 5.0)
     answers = iter([3, 3, 0])
     lab.nodes["n2"].says["systemctl is-active*"] = lambda: next(answers)
-    module.start_agents(lab, load_site())
+    module.start_agents(lab, example_site())
     assert next(answers, "all asked") == "all asked"
     assert_order(lab, "n1: systemctl enable --now --no-block *", "n2: systemctl is-active*")
 
@@ -174,4 +174,4 @@ def test_an_agent_that_needs_a_second_start_is_waited_for(lab: FakeLab, monkeypa
 def test_an_agent_that_never_comes_up_is_named(lab: FakeLab) -> None:
     lab.nodes["n1"].says["systemctl is-active*"] = 3
     with pytest.raises(TimedOut, match="the agent of n1 runs"):
-        module.start_agents(lab, load_site())
+        module.start_agents(lab, example_site())

@@ -9,11 +9,11 @@ from typing import cast
 import pytest
 
 from lab import log
-from lab.hosts.site import load_site
 from lab.providers import report
 from lab.providers.base import Impairment
 from lab.providers.client import RunningLab
 from lab.providers.pair import Pair
+from tests.unit.hosts.sites import example_site
 from tests.unit.scenario.fakes import FakeLab
 
 
@@ -29,7 +29,7 @@ def lab(tmp_path: Path) -> FakeLab:
 
 
 def over(lab: FakeLab) -> Pair:
-    return Pair(cast(RunningLab, lab), load_site())
+    return Pair(cast(RunningLab, lab), example_site())
 
 
 def test_a_pair_that_serves(lab: FakeLab) -> None:

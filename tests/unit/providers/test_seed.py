@@ -23,6 +23,7 @@ from lab.providers.base import LabPlan
 from lab.providers.plan import Artifacts, make_plan
 from lab.providers.supervisor import PLAN
 from tests.unit.hosts import sites
+from tests.unit.hosts.sites import example_site
 
 KERNEL, IMAGE = "k" * 64, "i" * 64
 TREES = {"n1": b"tree of n1", "n2": b"tree of n2"}
@@ -30,7 +31,7 @@ DISKS = {"n1.cow", "n2.cow", "third.cow", "n1.r0-data", "n1.r0-meta", "n2.r0-dat
 
 
 def inputs_of(folder: Path, data: sites.Data | None = None, name: str = "example", number: int = 0) -> seed.Inputs:
-    site = sites.load(folder, data) if data else load_site()
+    site = sites.load(folder, data) if data else example_site()
     artifacts = Artifacts(folder / "linux", KERNEL, folder / "root.ext4", IMAGE)
     return seed.Inputs(site, TREES, make_plan(site, name, artifacts, number), artifacts.digests)
 

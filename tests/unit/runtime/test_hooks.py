@@ -143,12 +143,13 @@ def test_the_agent_does_not_wait_for_a_script(n1: Host, tmp_path: Path, monkeypa
     monkeypatch.setattr(proc, "PATH", f"{machine.bin}:/usr/bin:/bin")
     fence_of(n1.config, "r0", n1.paths).create(no_guard)
     began, gate = tmp_path / "began", tmp_path / "gate"
-    install(n1, "slow", f"#!/bin/sh\ntouch {began}\nuntil [ -e {gate} ]; do sleep 0.02; done\n")
+    script = install(n1, "slow", f"#!/bin/sh\ntouch {began}\nuntil [ -e {gate} ]; do sleep 0.02; done\n")
     running = Running(n1, machine)
     try:
         running.until("the script runs", began.exists)
         running.until_serving()
     finally:
+        script.unlink()  # what came meanwhile is not to start it once more, in the midst of the next test
         gate.write_text("")
         running.stop()
 

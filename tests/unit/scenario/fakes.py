@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lab.deadline import Deadline
 from lab.errors import HapairError
-from lab.hosts.site import Site, load_site
+from lab.hosts.site import Site
 from lab.proc import CommandFailed, Completed
 from lab.providers.base import (
     CLEAN,
@@ -31,6 +31,7 @@ from lab.providers.base import (
     NodeState,
     NodeStatus,
 )
+from tests.unit.hosts.sites import example_site
 
 NOTES = {"on": "", "off": "power was cut", "frozen": ""}
 Reply = str | int | Callable[[], str | int]
@@ -210,7 +211,7 @@ class FakePair:
 
     @property
     def site(self) -> Site:
-        return load_site()
+        return example_site()
 
     def serving(self) -> str | None:
         return self.active

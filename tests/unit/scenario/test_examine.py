@@ -8,12 +8,12 @@ import pytest
 
 from lab.deadline import Deadline
 from lab.errors import TimedOut
-from lab.hosts.site import load_site
 from lab.providers.base import Impairment
 from lab.scenario import examine, invariants
 from lab.scenario.observed import Expectation, NodeFacts
 from lab.scenario.place import Place
 from lab.scenario.verdict import Outcome
+from tests.unit.hosts.sites import example_site
 from tests.unit.scenario.fakes import FakeLab, healthy
 
 
@@ -26,7 +26,7 @@ def lab(tmp_path: Path) -> FakeLab:
 
 @pytest.fixture
 def place() -> Place:
-    return Place.of(load_site())
+    return Place.of(example_site())
 
 
 def test_the_place_comes_from_the_site_file(place: Place) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from lab.errors import HapairError
-from lab.hosts.site import load_site
 from lab.scenario.history import History
 from lab.scenario.place import Place
 from lab.scenario.program_faults import HANDLER, PLANTED, ProgramFaults
 from lab.scenario.store_faults import StoreFaults
+from tests.unit.hosts.sites import example_site
 from tests.unit.scenario.fakes import FakeLab
 
 
@@ -24,7 +24,7 @@ def lab(tmp_path: Path) -> FakeLab:
 
 @pytest.fixture
 def store(lab: FakeLab) -> StoreFaults:
-    return StoreFaults(lab, History(), Place.of(load_site()))
+    return StoreFaults(lab, History(), Place.of(example_site()))
 
 
 def questions(lab: FakeLab) -> list[dict[str, object]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 
 from hapair.fence.base import Backend, Found, Written
 
@@ -47,4 +47,4 @@ def _stale(backend: Backend, name: str, tag: str, limit_s: float) -> str:
 
 
 def _body() -> bytes:
-    return b'{"probe": "%s"}' % uuid.uuid4().hex.encode()
+    return b'{"probe": "%s"}' % os.urandom(16).hex().encode()
