@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import lab.scenario.plugin  # noqa: F401 - loaded here once: each inner session would load parts of it anew
 from lab.errors import BadInput
 from lab.paths import PROJECT
 from lab.scenario import catalogue, runner, shell
