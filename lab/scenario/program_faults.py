@@ -18,6 +18,7 @@ REAL = f"{FOLDER}/real/fence-peer"  # the programs go by the name that they are 
 ARCHIVE = f"{FOLDER}/hapair.pyz"
 AGENT = "hapair-agent.service"
 ANSWERS = "until hapair status > /dev/null; do sleep 0.1; done"  # nothing outside tells that a new agent listens
+KILLED = f"until systemctl kill --kill-who=main --signal=KILL {AGENT} 2> /dev/null; do sleep 0.05; done"
 LIMIT_S = 20.0
 BACK_S = 40.0  # a node that removed itself is up again within this
 Fault = AbstractContextManager[None]
@@ -61,8 +62,12 @@ class ProgramFaults:
         return placed(self._history, "agent_hangs", node, lambda: self._signal(node, "STOP"), heal)
 
     def kill_agent(self, node: str) -> None:
-        """Kill the agent with SIGKILL; systemd starts it again. Not a fault that an outage is counted from."""
-        self._signal(node, "KILL")
+        """Kill the agent with SIGKILL, as soon as there is one; systemd starts it again.
+
+        Not a fault that an outage is counted from.
+        """
+        # One that was just killed may not have been started again yet, and nothing outside tells when it is.
+        self._run(node, "sh", "-c", KILLED)
         self._history.note("scenario", "agent_killed", node=node)
 
     def change(self, node: str, *changes: Change) -> None:

@@ -33,6 +33,7 @@ _KERNEL_LINE = re.compile(rb"^(\d+\.\d+) \S+ kernel: (.*)$")
 _UNIT_LINE = re.compile(
     rb"^(\d+\.\d+) \S+ systemd\[1\]: (Mounting|Mounted|Starting|Started) (\S+(?:\.mount|lxd\.service)) "
 )
+GREET_S = 10.0
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 STORE_LOG = "/var/lib/hapair-store/requests.jsonl"
 PROXY_LOG = "/run/hapair-store-proxy.jsonl"
@@ -82,6 +83,7 @@ class Recorder:
         """Prepare; what the nodes have logged before the wall time `since` belongs to another scenario."""
         self._since = since
         self._before: dict[tuple[str, str], Event] = {}
+        """The last version of each lock object, and who was told, before `since`."""
         self.lab, self.history, self.folder, self.clocks = lab, history, folder, clocks
         self._files: dict[str, BinaryIO] = {}
         self._writing = threading.Lock()
@@ -106,9 +108,9 @@ class Recorder:
             thread.join()
         for path, start in self._local.items():
             self._copy(path, start)
-        for (source, _), event in self._before.items():
-            if source == "store":  # the lock as the scenario found it, also when nobody asked for it since
-                self.history.append(event)
+        for event in self._before.values():
+            # The lock as the scenario found it: nobody may have changed it since.
+            self.history.append(event)
         with self._writing:
             for file in self._files.values():
                 file.close()
@@ -137,6 +139,9 @@ class Recorder:
     def _greet(self, node: Node) -> None:
         """Note which boot of the node answers now, once a boot."""
         boot = node.get(BOOT_ID).decode().strip()
+        if self._since:
+            # A journal that says nothing of its own would not tell that it is followed.
+            node.run(["logger", "-t", "hapair-lab", "followed by a scenario"], limit_s=GREET_S, check=False)
         with self._writing:
             known = self._boots.get(node.name) == boot
             self._boots[node.name] = boot
@@ -183,7 +188,8 @@ class Recorder:
             with contextlib.suppress(BadInput):
                 event = self.clocks.corrected(as_event(line, source, kind), node)
             if event and event.t < self._since:
-                self._before[source, kind] = event
+                if source == "store" and event.text("method") == "PUT" and event.number("status") in (200, 201):
+                    self._before[kind, event.text("name")] = event
                 return
             self._write(f"{source}.{kind}s.jsonl", line)
             if event:

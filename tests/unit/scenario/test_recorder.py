@@ -189,7 +189,9 @@ class TestRecorder:
         made = Recorder(lab, history, folder, Clocks(history), since=10.5)
         feed(lab.nodes["n1"], "journal", "11.0 n1 a[1]: x")
         feed(lab.nodes["n1"], "decisions", '{"t": 9.0, "rule": "F6"}', '{"t": 11.0, "rule": "F7"}')
-        feed(lab.nodes["third"], "requests", '{"t": 8.0, "epoch": 1}', '{"t": 9.0, "epoch": 2}')
+        put = '{"t": %s, "method": "PUT", "status": %d, "name": "r0", "epoch": %d}'
+        get = '{"t": 9.5, "method": "GET", "status": 200, "name": "r0"}'
+        feed(lab.nodes["third"], "requests", put % (8, 201, 1), put % (9, 200, 2), put % (9.2, 412, 3), get)
         made.start()
         wait_until("it is there", lambda: seen(history, "decision", "n1"), Deadline.after(5))
         wait_until("the store's log was read", lambda: made._before, Deadline.after(5))
@@ -197,6 +199,7 @@ class TestRecorder:
         assert [event.text("rule") for event in seen(history, "decision", "n1")] == ["F7"]
         assert [event.number("epoch") for event in seen(history, "request", "store")] == [2]
         assert not (folder / "store.requests.jsonl").exists()
+        assert any("logger" in line for line in lab.nodes["n2"].ran), "a silent journal is followed, too"
         (journal,) = [line for line in lab.nodes["n1"].started if "journalctl" in line]
         assert journal.endswith("--since=@10.500000")
 
