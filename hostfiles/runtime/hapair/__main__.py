@@ -18,7 +18,7 @@ CACHE = "/var/cache/hapair"
 def main() -> int:
     """Run the program that argv[0] names; return its exit code."""
     name, argv = os.path.basename(sys.argv[0]), sys.argv[1:]  # noqa: PTH119 - pathlib costs a handler's time
-    use_bytecode(sys.path[0], CACHE, make=name == "hapair")
+    use_bytecode(sys.path[0], CACHE, make=name in ("hapair", "hapair.pyz"))
     if name in ("fence-peer", "local-io-error", "pri-on-incon-degr", "split-brain"):
         from hapair import handlers  # noqa: PLC0415 - see the module's text
 
