@@ -24,6 +24,7 @@ def test_older_lxd(scene: Scene) -> None:
             scene.wait_decision(older, "served last", since=mark)
             roles = [event.text("role") for event in scene.history.since(mark) if event.source == older]
             assert "Primary" not in roles, "it was promoted, and told afterwards that it must not be"
+            scene.faults.note("insists", older)
             scene.lab.nodes[older].run([resource, "primary", "--anyway"], limit_s=90)
             scene.wait_ack_of(older)
             scene.wait_acks(10)
