@@ -248,7 +248,9 @@ class Scene:
             return False
         after = event.data.get("after")
         return (
-            isinstance(after, Mapping) and after["state"] == "SOLO" and self.place.owners[str(after["owner"])] == node
+            isinstance(after, Mapping)
+            and after.get("state") == "SOLO"
+            and self.place.owners[str(after["owner"])] == node
         )
 
     def wait_healed(self, *, limit_s: float = HEAL_S) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Callable
 
 from hapair import notify, policy, preflight, proc
 from hapair.actions import LOCK_KINDS, SERVICE_KINDS, Action, Kind, Outcome, Verdict
+from hapair.alike import Alike
 from hapair.arp import announce
 from hapair.config import Config, Resource
 from hapair.decisions import DecisionLog
@@ -28,6 +29,7 @@ from hapair.executor import Executor
 from hapair.fence.site import fence_of
 from hapair.guards import Guards
 from hapair.hooks import Hooks
+from hapair.lock import Claim
 from hapair.memory import RETRY_S, Memory, Wish, answered, begin, settled, wished
 from hapair.paths import Paths
 from hapair.removal import Remover
@@ -139,7 +141,9 @@ class Unit:
         self._post = post
         self._said: tuple[object, ...] = ()
         self.checked = Checked(config, resource.name, paths, post)
-        executor = Executor(resource.name, self.fence, self.guards, self.services, paths)
+        self.alike = Alike(config, resource.name, paths, self._not_told)
+        self._anyway = False
+        executor = Executor(resource.name, self.fence, self.guards, self.services, paths=paths, claim=self._claim)
         self.control = Lane(f"{resource.name}-control", executor, self._told, self._control_idle)
         self.serving = Lane(f"{resource.name}-services", executor, self._told, self._services_idle)
         self.hooks = Hooks(resource, paths, log)
@@ -150,6 +154,7 @@ class Unit:
     def observe(self, kernel: Kernel | None, complete: bool) -> Observation:
         """Look at everything the policy wants to know; only tmpfs and the root disk are read."""
         self.kernel = kernel
+        self.alike.look()
         return Observation(
             complete=complete,
             kernel=kernel,
@@ -169,6 +174,18 @@ class Unit:
             mine = tuple(action for action in actions if (action.kind in SERVICE_KINDS) is wanted)
             if mine:
                 lane.start_list(mine)
+
+    def take_up(self, request: Request) -> None:
+        """Let a person's or the shutdown's request be the one in progress."""
+        self.request, self._anyway = request, request.anyway
+        self.memory = wished(self.memory, request.wish, time.monotonic())
+
+    def _claim(self) -> Claim:
+        """Say what this node would serve with (in a lane's thread)."""
+        return Claim(self.alike.schema(), self._anyway and self.request is not None)
+
+    def _not_told(self, why: str) -> None:
+        self.log.add(self.resource.name, rule="F11", action="tell the peer what runs here", outcome="failed", why=why)
 
     def _told(self, outcome: Outcome) -> None:
         """Log an outcome (in the lane's thread) and have it remembered."""
@@ -306,8 +323,7 @@ class Agent:
                 continue
             if unit.request is not None:
                 unit.request.finish(name, ok=False, text=f"{name}: given up for {request.wish.value}")
-            unit.request = request
-            unit.memory = wished(unit.memory, request.wish, time.monotonic())
+            unit.take_up(request)
 
     def status(self) -> dict[str, Any]:
         """Return what people want to know (in the deciding thread)."""

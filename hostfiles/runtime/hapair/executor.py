@@ -9,8 +9,10 @@ from hapair import proc
 from hapair.actions import LOCK_KINDS, Action, Kind, Outcome, Verdict
 from hapair.fencing import Answer, Busy, Fence, Held, replace_file
 from hapair.guards import Guards
+from hapair.lock import Claim
 from hapair.paths import Paths
 from hapair.services import Services
+from hapair.states import Role
 
 Result = Tuple[Verdict, str]
 VERDICTS = {Held.HELD: Verdict.DONE, Held.REFUSED: Verdict.REFUSED, Held.UNAVAILABLE: Verdict.UNAVAILABLE}
@@ -29,9 +31,18 @@ COMMANDS: Dict[Kind, Tuple[str, ...]] = {
 class Executor:
     """Runs actions one at a time; control actions and service actions may come from two threads."""
 
-    def __init__(self, resource: str, fence: Fence, guards: Guards, services: Services, paths: Paths) -> None:
+    def __init__(
+        self,
+        resource: str,
+        fence: Fence,
+        guards: Guards,
+        services: Services,
+        *,
+        paths: Paths,
+        claim: Callable[[], Claim],
+    ) -> None:
         self._resource, self._fence, self._guards = resource, fence, guards
-        self._services, self._paths = services, paths
+        self._services, self._paths, self._claim = services, paths, claim
         self._done: Dict[Kind, Callable[[Action], Result]] = {
             Kind.DEMOTE: self._demote,
             Kind.RESUME_IO: self._resume_io,
@@ -62,11 +73,15 @@ class Executor:
 
     def _lock(self, kind: Kind) -> Answer:
         if kind is Kind.TAKE_SOLO:
-            return self._fence.take(self._guards.claim)
+            kernel = self._guards.kernel()
+            if kernel is not None and kernel.role is Role.PRIMARY:
+                # It serves already, and with what, was told when it was promoted.
+                return self._fence.take(self._guards.claim)
+            return self._fence.take(self._guards.claim, claim=self._claim())
         if kind is Kind.RELEASE:
             return self._fence.release(self._guards.release)
         if kind is Kind.RECORD_PROMOTION:
-            return self._fence.record_promotion()
+            return self._fence.record_promotion(self._claim())
         if kind is Kind.HAND_OVER:
             return self._fence.hand_over(self._guards.hand_over)
         return self._fence.read()

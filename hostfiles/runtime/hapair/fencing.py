@@ -22,7 +22,7 @@ from typing import Callable, Iterator
 from hapair import lock
 from hapair.fence import probe
 from hapair.fence.base import Backend, Found, Written
-from hapair.lock import LockInvalid, LockRecord, LockState
+from hapair.lock import Claim, LockInvalid, LockRecord, LockState
 from hapair.paths import Paths
 
 ATTEMPTS = 4
@@ -32,6 +32,7 @@ FLOCK_PAUSE_S = 0.01
 
 Change = Callable[[LockRecord], "LockRecord | None"]
 Guard = Callable[[], str]
+NO_CLAIM = Claim()
 
 
 class Held(Enum):
@@ -86,33 +87,39 @@ class Fence:
                 self._keep_note(None)
         return answer
 
-    def take(self, guard: Guard = no_guard, until: float = math.inf, reason: str = "taken alone") -> Answer:
+    def take(
+        self,
+        guard: Guard = no_guard,
+        until: float = math.inf,
+        reason: str = "taken alone",
+        claim: Claim = NO_CLAIM,
+    ) -> Answer:
         """F1: SHARED or own SOLO → SOLO of this node, by a fresh write in any case.
 
         `guard` is asked right before each write, under the local lock; a text from it is an objection: UNAVAILABLE.
         `until` (monotonic) ends every wait for the store. `reason` goes into the lock's history.
+        `claim` is made for a promotion: REFUSED as well when it is too old for what was served last (F11).
         """
 
         def change(before: LockRecord) -> LockRecord | None:
-            if lock.closed_to(before, self.me):
+            if lock.closed_to(before, self.me) or claim.too_old(before):
                 return None
-            return self._after(before, LockState.SOLO, self.me, attempt, reason)
+            return self._after(before, LockState.SOLO, self.me, attempt, reason, schema=claim.schema)
 
         attempt = _nonce()
-        return self._change(change, guard, until)
+        return self._change(change, guard, until, claim)
 
-    def record_promotion(self) -> Answer:
+    def record_promotion(self, claim: Claim = NO_CLAIM) -> Answer:
         """F6: a write before a promotion beside a connected peer, so that two attempts at once cannot both succeed."""
 
         def change(before: LockRecord) -> LockRecord | None:
-            if lock.closed_to(before, self.me):
+            if lock.closed_to(before, self.me) or claim.too_old(before):
                 return None
-            if lock.held_by(before, self.me):
-                return self._after(before, LockState.SOLO, self.me, attempt, "promotion")
-            return self._after(before, LockState.SHARED, self.me, attempt, "promotion")
+            state = LockState.SOLO if lock.held_by(before, self.me) else LockState.SHARED
+            return self._after(before, state, self.me, attempt, "promotion", schema=claim.schema)
 
         attempt = _nonce()
-        return self._change(change, no_guard)
+        return self._change(change, no_guard, claim=claim)
 
     def release(self, guard: Guard) -> Answer:
         """F7: own SOLO → SHARED. A SOLO that the peer wrote is refused: it was handed over, and that peer may leave."""
@@ -261,28 +268,38 @@ class Fence:
         finally:
             os.close(fd)
 
-    def _after(self, before: LockRecord, state: LockState, owner: str, attempt: str, reason: str) -> LockRecord:
-        now = time.time()
-        return lock.after(before, state, owner=owner, writer=self.me, attempt_id=attempt, time=now, reason=reason)
+    def _after(
+        self, before: LockRecord, state: LockState, owner: str, attempt: str, reason: str, *, schema: str = ""
+    ) -> LockRecord:
+        return lock.after(
+            before,
+            state,
+            owner=owner,
+            writer=self.me,
+            attempt_id=attempt,
+            time=time.time(),
+            reason=reason,
+            schema=schema,
+        )
 
-    def _change(self, change: Change, guard: Guard, until: float = math.inf) -> Answer:
+    def _change(self, change: Change, guard: Guard, until: float = math.inf, claim: Claim = NO_CLAIM) -> Answer:
         """Read, check, write on the version read; a write that lost to a newer version starts over."""
         try:
             with self.local_lock(min(4 * self._timeout_s, until - time.monotonic())):
-                return self._change_locked(change, guard, until)
+                return self._change_locked(change, guard, until, claim)
         except Busy as busy:
             return Answer(Held.UNAVAILABLE, text=str(busy))
         except OSError as bad:
             return Answer(Held.UNAVAILABLE, text=f"local lock: {bad}")
 
-    def _change_locked(self, change: Change, guard: Guard, until: float) -> Answer:
+    def _change_locked(self, change: Change, guard: Guard, until: float, claim: Claim) -> Answer:
         seen, tag = self._read(until)
         for _ in range(ATTEMPTS):
             if seen.record is None:
                 return seen
             wanted = change(seen.record)
             if wanted is None or wanted is seen.record:
-                return self._nothing_to_write(seen.record, refused=wanted is None)
+                return self._nothing_to_write(seen.record, claim, refused=wanted is None)
             objection = guard()
             if objection:
                 return Answer(Held.UNAVAILABLE, seen.record, objection)
@@ -291,11 +308,19 @@ class Fence:
                 return seen
         return Answer(Held.UNAVAILABLE, seen.record, "other writes kept landing first")
 
-    def _nothing_to_write(self, record: LockRecord, *, refused: bool) -> Answer:
+    def _nothing_to_write(self, record: LockRecord, claim: Claim, *, refused: bool) -> Answer:
         """The version in force forbids the change, or already says what was wanted."""
         if not lock.held_by(record, self.me):
             self._keep_note(None)
-        return Answer(Held.REFUSED, record, _closed_text(record)) if refused else Answer(Held.HELD, record)
+        return Answer(Held.REFUSED, record, self._refusal(record, claim)) if refused else Answer(Held.HELD, record)
+
+    def _refusal(self, record: LockRecord, claim: Claim) -> str:
+        if lock.closed_to(record, self.me) or not claim.too_old(record):
+            return f"the lock is {record.state.value} of {record.owner}, epoch {record.epoch}"
+        return (
+            f"F11: an LXD of schema {record.schema} served last, and this node's has {claim.schema}, which cannot open "
+            f"such databases; install the same one here, or `{self.resource} primary --anyway`"
+        )
 
     def _write(self, wanted: LockRecord, tag: str, until: float) -> tuple[bool, Answer, str]:
         """Write once; after anything but a clear yes look whether it landed (F9).
@@ -406,7 +431,3 @@ def _went_back(record: LockRecord, highest: int) -> str:
         f"the store went back: epoch {record.epoch} after {highest} (F9); if it was put back from a backup: "
         f"drbd-fence accept-restored {record.resource} --stored {record.epoch} --seen {highest}"
     )
-
-
-def _closed_text(record: LockRecord) -> str:
-    return f"the lock is {record.state.value} of {record.owner}, epoch {record.epoch}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any, Mapping, Tuple
@@ -12,6 +13,8 @@ FORMAT = 1
 LARGEST_BYTES = 16384
 HISTORY = 20
 """Former versions that a lock object keeps."""
+SCHEMA = re.compile(r"local (\d+), global (\d+)")
+"""How a lock tells the versions of LXD's databases."""
 REASON_BYTES = 200
 """Longest reason kept, so that a whole history stays below LARGEST_BYTES."""
 
@@ -22,6 +25,18 @@ class LockState(Enum):
     SHARED = "SHARED"
     SOLO = "SOLO"
     STEALING = "STEALING"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a node that is about to serve says of its LXD: its schema ("": unknown), and whether a person insists."""
+
+    schema: str = ""
+    anyway: bool = False
+
+    def too_old(self, record: LockRecord) -> bool:
+        """True when a newer LXD served last: this one could not open its databases."""
+        return not self.anyway and ahead(record.schema, self.schema)
 
 
 class LockInvalid(Exception):
@@ -47,6 +62,7 @@ class LockRecord:
     `owner` is the node whose replica is named current (SOLO), or that promoted or released last (SHARED).
     `writer` is the node that wrote this version: it differs from the owner after a hand-over.
     `epoch` grows with every version. `attempt_id` tells whose write this is after a lost reply (F9).
+    `schema` is that of the LXD which served last, as the node told when it was promoted; empty: none told.
     `time` (wall seconds), `reason` and `history` (the last versions before this one, oldest first) are for people only:
     no decision reads them.
     """
@@ -58,6 +74,7 @@ class LockRecord:
     attempt_id: str
     writer: str
     generation: str = ""
+    schema: str = ""
     time: float = 0.0
     reason: str = ""
     history: Tuple[Former, ...] = ()
@@ -92,6 +109,7 @@ def parse(data: bytes, resource: str) -> LockRecord:
             attempt_id=str(fields["attempt_id"]),
             writer=str(fields["writer"]),
             generation=str(fields.get("generation", "")),
+            schema=str(fields.get("schema", "")),
             time=float(fields.get("time", 0.0)),
             reason=str(fields.get("reason", "")),
             history=tuple(_former(one) for one in fields.get("history", ())),
@@ -132,9 +150,20 @@ def first(resource: str, *, me: str, attempt_id: str, time: float, epoch: int = 
 
 
 def after(
-    before: LockRecord, state: LockState, *, owner: str, writer: str, attempt_id: str, time: float, reason: str = ""
+    before: LockRecord,
+    state: LockState,
+    *,
+    owner: str,
+    writer: str,
+    attempt_id: str,
+    time: float,
+    reason: str = "",
+    schema: str = "",
 ) -> LockRecord:
-    """Return the version after `before`: the next epoch, with `before` as the youngest of its history."""
+    """Return the version after `before`: the next epoch, with `before` as the youngest of its history.
+
+    Without a `schema` that of `before` stays.
+    """
     former = Former(before.epoch, before.state, before.owner, before.writer, before.time, before.reason)
     return replace(
         before,
@@ -145,6 +174,7 @@ def after(
         attempt_id=attempt_id,
         time=time,
         reason=_short(reason),
+        schema=schema or before.schema,
         history=(*before.history, former)[-HISTORY:],
     )
 
@@ -167,3 +197,10 @@ def held_by(record: LockRecord, node: str) -> bool:
 def closed_to(record: LockRecord, node: str) -> bool:
     """True when `record` forbids `node` to serve alone: SOLO of another node, or an override in progress."""
     return record.state is LockState.STEALING or (record.state is LockState.SOLO and record.owner != node)
+
+
+def ahead(one: str, other: str) -> bool:
+    """True when a database of schema `one` is newer than `other` ("local 42, global 60"); unknown ones never are."""
+    known = [SCHEMA.fullmatch(text) for text in (one, other)]
+    (ours, theirs) = ([int(number) for number in found.groups()] if found else [0, 0] for found in known)
+    return None not in known and (ours[0] > theirs[0] or ours[1] > theirs[1])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from hapair.actions import LOCK_KINDS, SERVICE_KINDS, Kind, Outcome, Verdict
-from hapair.lock import LockRecord
+from hapair.lock import LockRecord, closed_to
 from hapair.states import Connection, Kernel, Observation, Role, Settings
 
 LOCK_RETRY_S = 0.3
@@ -57,7 +57,8 @@ class Memory:
         half_stopped: a demotion ran out of time; the text says where.
         left: the resource is down because of a wish to leave.
         half_up: `drbdadm adjust` failed, so that the resource may be there without its disk or connection.
-        trouble: why the last step of DRBD or of the services failed; empty after one that did not.
+        trouble: why the last step of DRBD or of the services failed, or why a lock that is open to this node was
+            refused; empty after one that did not.
         retry_at, services_retry_at, reconnect_at: nothing of that kind before this moment.
         rule, waiting, waiting_since: what the policy does or waits for, for people.
         wake_at: when to look again even if nothing happens; None: only events matter.
@@ -144,7 +145,9 @@ def answered(memory: Memory, outcome: Outcome, site: Settings, now: float) -> Me
         memory = replace(memory, lock=Seen(outcome.began, outcome.record, outcome.text))
     if verdict is Verdict.DONE:
         return _done(replace(memory, trouble=""), kind, now)
-    memory = replace(memory, trouble=outcome.text if verdict is Verdict.FAILED else "")
+    promotes = kind in (Kind.TAKE_SOLO, Kind.RECORD_PROMOTION) and verdict is Verdict.REFUSED
+    too_old = promotes and outcome.record is not None and not closed_to(outcome.record, site.me)
+    memory = replace(memory, trouble=outcome.text if verdict is Verdict.FAILED or too_old else "")
     if kind in (Kind.START, Kind.PROBE):
         return replace(memory, services_retry_at=now + RETRY_S)
     if kind is Kind.STOP:
@@ -185,7 +188,8 @@ def _pause(memory: Memory, kind: Kind, verdict: Verdict, site: Settings) -> floa
     if kind is Kind.HAND_OVER and memory.wish is Wish.LEAVE:
         return LOCK_RETRY_S
     if kind in (Kind.RECORD_PROMOTION, Kind.RELEASE, Kind.HAND_OVER) and verdict is Verdict.REFUSED:
-        return LOCK_RETRY_S
+        # What only a person can mend need not be asked for at once.
+        return site.times.watch_s if memory.trouble else LOCK_RETRY_S
     return RETRY_S if verdict is Verdict.FAILED else site.times.watch_s
 
 

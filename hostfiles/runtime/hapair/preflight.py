@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
-from hapair import proc
+from hapair import alike, proc
 from hapair.config import Config
 from hapair.fence.site import fence_of
 from hapair.paths import Paths
@@ -21,7 +20,6 @@ from hapair.say import complain, say
 from hapair.settings_check import Refusal, judge, judge_kernel, parse
 
 LIMIT_S = 15.0
-LXD_PATH = re.compile(r"path=(\S+)")
 
 
 class Unreadable(Exception):
@@ -155,18 +153,13 @@ def fingerprints(config: Config, resource: str, paths: Paths) -> Dict[str, str]:
     except Unreadable:
         options = {}
     secret = options.pop(("net", "shared-secret"), "")
-    ids = "".join(_text(paths.root / "etc" / name) for name in ("subuid", "subgid"))
-    started = proc.run(
-        ["systemctl", "show", "--property=ExecStart", "--value", config.resources[resource].lxd_unit], LIMIT_S
-    )
-    lxd = LXD_PATH.search(started.output)
-    version = proc.run([lxd.group(1), "--version"], LIMIT_S).last_line if lxd else "unknown"
+    facts, _, _ = alike.gather(config, resource, paths)
     return {
         "pair": config.pair,
         "secret": _digest(f"{config.pair} {secret}"),
         "drbd options": _digest(json.dumps(sorted(options.items()))),
-        "id maps": _digest(ids),
-        "lxd": version,
+        **facts,
+        "lxd": alike.version(alike.program(config, resource)),
         "store": _digest(repr(config.store)),
         "times": _digest(repr(config.times)),
     }

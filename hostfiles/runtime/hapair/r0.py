@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Dict, Sequence
 
 from hapair import proc, server
 from hapair.config import BadConfig, Resource, load
@@ -14,8 +14,10 @@ from hapair.paths import Paths
 from hapair.say import complain, say
 
 WISHES = {wish.value: wish for wish in (Wish.PRIMARY, Wish.SECONDARY, Wish.SUSPEND)}
+ANYWAY = "--anyway"
 USAGE = """usage: {name} primary           serve here: lock, promote, mount, start LXD
        {name} secondary         stop the services and step down; the peer takes over
+                                either of them with --anyway: although LXD, liblxc or id maps of the nodes differ
        {name} suspend           stop the services, stay Primary
        {name} status            state of DRBD, lock and services
        {name} init ARGS…        lxd init
@@ -37,8 +39,10 @@ def main(name: str, argv: Sequence[str], paths: Paths | None = None) -> int:
         complain(USAGE.format(name=name), 0)
         return 0 if argv else 2
     word, rest = argv[0], list(argv[1:])
-    if word in WISHES and not rest:
-        return _wish(name, WISHES[word], server.limit_of(WISHES[word], config.times) + 5.0, paths)
+    anyway = rest == [ANYWAY] and word != Wish.SUSPEND.value
+    if word in WISHES and (anyway or not rest):
+        limit_s = server.limit_of(WISHES[word], config.times) + 5.0
+        return _wish({"op": word, "resource": name, "anyway": anyway}, limit_s, paths)
     if word == "status" and not rest:
         from hapair import cli  # noqa: PLC0415 - the other words need none of it
 
@@ -46,10 +50,10 @@ def main(name: str, argv: Sequence[str], paths: Paths | None = None) -> int:
     return _lxd(config.resources[name], word, rest)
 
 
-def _wish(name: str, wish: Wish, limit_s: float, paths: Paths) -> int:
+def _wish(question: Dict[str, object], limit_s: float, paths: Paths) -> int:
     """Ask the agent, print what it waits for, return how it ended."""
     try:
-        for reply in server.ask(paths.socket, {"op": wish.value, "resource": name}, limit_s):
+        for reply in server.ask(paths.socket, question, limit_s):
             if reply.get("done"):
                 text = str(reply.get("text"))
                 if reply.get("ok"):

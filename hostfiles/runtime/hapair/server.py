@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 
 from hapair import fence_peer
 from hapair.memory import Wish
-from hapair.states import Times
+from hapair.states import Role, Times
 
 if TYPE_CHECKING:
     from hapair.agent import Agent
@@ -31,10 +31,13 @@ HANDLER_MARGIN_S = 0.2
 
 
 class Request:
-    """A wish for one or more resources, and the way back to whoever asked."""
+    """A wish for one or more resources, and the way back to whoever asked.
 
-    def __init__(self, wish: Wish, resources: tuple[str, ...], limit_s: float) -> None:
-        self.wish, self.resources, self.limit_s = wish, resources, limit_s
+    `anyway`: a person insists on it, although the nodes' LXD, liblxc or id maps are not alike (F11).
+    """
+
+    def __init__(self, wish: Wish, resources: tuple[str, ...], limit_s: float, *, anyway: bool = False) -> None:
+        self.wish, self.resources, self.limit_s, self.anyway = wish, resources, limit_s, anyway
         self.due = time.monotonic() + limit_s
         self._replies: queue.Queue[dict[str, Any]] = queue.Queue()
         self._open = set(resources)
@@ -132,13 +135,27 @@ class Server(threading.Thread):
         elif op == "fence-peer":
             yield self._fence_peer(str(resource))
         elif op in (Wish.PRIMARY.value, Wish.SECONDARY.value, Wish.SUSPEND.value):
-            yield from self._wish(Wish(op), (str(resource),))
+            yield from self._by_hand(Wish(op), str(resource), anyway=asked.get("anyway") is True)
         else:
             yield {"done": True, "ok": False, "text": f"no such request: {op!r}"}
 
-    def _wish(self, wish: Wish, resources: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    def _by_hand(self, wish: Wish, resource: str, *, anyway: bool) -> Iterator[dict[str, Any]]:
+        """F11. A switchover to a node that could not go on with the service is refused before anything is stopped."""
+        unit = self._agent.units[resource]
+        kernel = unit.kernel
+        moves = kernel is not None and kernel.role is Role.PRIMARY and kernel.connected
+        if wish is Wish.SECONDARY and moves and not anyway:
+            why = unit.alike.objection()
+            if why:
+                self._agent.log.add(resource, rule="F11", action=wish.value, outcome="refused", why=why)
+                cure = f"nothing was stopped; make them alike, or `{resource} {wish.value} --anyway`"
+                yield {"done": True, "ok": False, "text": f"{resource}: F11 {why}; {cure}"}
+                return
+        yield from self._wish(wish, (resource,), anyway=anyway)
+
+    def _wish(self, wish: Wish, resources: tuple[str, ...], *, anyway: bool = False) -> Iterator[dict[str, Any]]:
         times = self._agent.units[resources[0]].site.times
-        request = Request(wish, resources, limit_of(wish, times))
+        request = Request(wish, resources, limit_of(wish, times), anyway=anyway)
         self._agent.post(lambda: self._agent.request(request))
         yield from request.replies()
 

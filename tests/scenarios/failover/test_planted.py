@@ -12,6 +12,8 @@ from tests.scenarios.failover.test_power_loss_both import test_power_loss_both a
 from tests.scenarios.failover.test_power_loss_standby import test_power_loss_standby as power_loss_standby
 from tests.scenarios.failover.test_reboot_active import test_reboot_active as reboot_active
 from tests.scenarios.failover.test_switchovers import switch_over
+from tests.scenarios.failover.test_unlike_nodes import test_unlike_nodes as unlike_nodes
+from tests.scenarios.fencing import defects
 
 
 @pytest.mark.planted("I1")
@@ -63,3 +65,10 @@ def test_planted_relative_lxd_dir(scene: Scene) -> None:
     """The stumbling block, and LXD's folder of instances is what a relative LXD_DIR makes of it: the launch fails."""
     plants.relative_lxd_dir(scene, scene.roles()[0])
     launch_on_drbd(scene)
+
+
+@pytest.mark.planted("scenario")
+def test_planted_no_gate(scene: Scene) -> None:
+    """Nodes that are not alike, and a switchover asks nobody for that: it stops the services."""
+    scene.programs.change(scene.roles()[0], defects.HANDS_OVER_TO_ANYONE)
+    unlike_nodes(scene)

@@ -104,3 +104,11 @@ RELEASES_WHATEVER_CAME = Change(
 """,
 )
 """A release looks at the replicas first, then waits, and gives back whatever lock it finds then."""
+
+HANDS_OVER_TO_ANYONE = Change("server.py", "if wish is Wish.SECONDARY and moves and not anyway:", "if False:")
+"""A switchover asks nobody whether the other node can go on with the service."""
+
+TAKES_OVER_FROM_NEWER = Change(
+    "lock.py", "return not self.anyway and ahead(record.schema, self.schema)", "return False"
+)
+"""An LXD that is too old for the databases does not keep a node away."""

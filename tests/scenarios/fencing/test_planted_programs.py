@@ -16,6 +16,7 @@ from tests.scenarios.fencing.test_disk_fails import test_disk_of_standby_fails a
 from tests.scenarios.fencing.test_late_release import test_release_races_fence as release_races_fence
 from tests.scenarios.fencing.test_link_back_during_handler import test_link_back_during_handler as link_back
 from tests.scenarios.fencing.test_lost_reply import test_lost_reply as lost_reply
+from tests.scenarios.fencing.test_older_lxd import test_older_lxd as older_lxd
 from tests.scenarios.fencing.test_pause import test_pause as pause
 from tests.scenarios.fencing.test_resync_broken import test_source_dies as source_dies
 from tests.scenarios.fencing.test_resync_broken import test_target_dies as target_dies
@@ -159,3 +160,10 @@ def test_planted_detached_claims(scene: Scene) -> None:
     scene.programs.change(scene.roles()[1], defects.IGNORES_SOLO)
     with plants.until_split_brain(scene):
         standby_detached(scene)
+
+
+@pytest.mark.planted("scenario")
+def test_planted_takes_over_from_newer(scene: Scene) -> None:
+    """The other node's LXD is older, and nothing keeps it from taking over what a newer one served."""
+    scene.programs.change(scene.roles()[0], defects.TAKES_OVER_FROM_NEWER)
+    older_lxd(scene)

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 from hapair import store
+from hapair.alike import Alike
 from hapair.config import Config, load
 from hapair.paths import Paths
+
+from lab.deadline import Deadline, wait_until
 
 PROC_TOGETHER = "version: 8.4.11\n 0: cs:Connected ro:{role}/Secondary ds:UpToDate/UpToDate C r-----\n"
 PROC_ALONE = "version: 8.4.11\n 0: cs:WFConnection ro:{role}/Unknown ds:{disk}/DUnknown C s-----\n"
@@ -84,6 +87,18 @@ class Host:
     def alone(self, role: str = "Primary", disk: str = "UpToDate") -> None:
         """The peer is gone."""
         self.paths.proc_drbd.write_text(PROC_ALONE.format(role=role, disk=disk))
+
+    def tell(self, store_folder: Path) -> None:
+        """Tell the other node what runs here, as this node's agent would; return when the store has it."""
+        there = store_folder / f"locks/example-r0.{self.config.node}"
+        before = there.read_bytes() if there.exists() else None
+        Alike(self.config, "r0", self.paths, print).look()
+        wait_until(
+            f"{self.config.node} has told",
+            lambda: (there.exists() and there.read_bytes() != before) or None,
+            Deadline.after(10),
+            pause_s=0.02,
+        )
 
     @property
     def removed(self) -> bool:

@@ -55,8 +55,19 @@ stop)
     [ $unit = r0.mount ] && : > {mountinfo}
     exit 0
     ;;
+show) echo "{{ path={bin}/lxd ; argv[]={bin}/lxd --group lxd ; }}" ;;
 esac
 exit 0
+"""
+
+LXD = """\
+#!/bin/sh
+# Like LXD's program, it holds the texts that make its databases.
+: 'CREATE TABLE raft_nodes (); INSERT INTO schema (version, updated_at) VALUES ({local}, strftime("%s"))'
+{filler}
+: 'INSERT INTO schema (version, updated_at) VALUES (14, strftime("%s"))'
+: 'CREATE TABLE warnings (); INSERT INTO schema (version, updated_at) VALUES ({world}, strftime("%s"))'
+[ "$1" = --version ] && echo 5.0.2
 """
 
 UMOUNT = """\
@@ -85,11 +96,17 @@ class Machine:
             "state": self.state,
             "proc": host.paths.proc_drbd,
             "mountinfo": host.paths.proc / "self/mountinfo",
+            "bin": self.bin,
         }
         programs = {"drbdsetup": DRBDSETUP, "drbdadm": DRBDADM, "systemctl": SYSTEMCTL, "umount": UMOUNT}
         for name, text in programs.items():
             self.program(name, text.format(**places))
+        self.lxd()
         host.paths.proc_drbd.write_text(PROC_TOGETHER.format(role="Secondary"))
+
+    def lxd(self, local: int = 42, world: int = 60) -> None:
+        """Install an LXD that makes databases of these versions."""
+        self.program("lxd", LXD.format(local=local, world=world, filler="#\n" * 2000))
 
     def program(self, name: str, text: str) -> None:
         """Install a program, or replace it."""

@@ -56,12 +56,13 @@ class Running:
 
 
 @pytest.fixture
-def machine(n1: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Node n1 with DRBD and systemd of its own, and a lock in the store."""
+def machine(n1: Host, n2: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Node n1 with DRBD and systemd of its own, a lock in the store, and a peer that has told what it runs."""
     made = Machine(n1, tmp_path)
     monkeypatch.setattr(proc, "PATH", f"{made.bin}:/usr/bin:/bin")
     monkeypatch.setenv("PATH", f"{made.bin}:/usr/bin:/bin")
     fence_of(n1.config, "r0", n1.paths).create(no_guard)
+    n2.tell(tmp_path / "store")
     return made
 
 

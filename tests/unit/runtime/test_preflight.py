@@ -115,6 +115,7 @@ class Programs:
             "systemctl show": proc.Completed(0, "{ path=/usr/bin/lxd ; argv[]=/usr/bin/lxd --group lxd }\n"),
             "timedatectl show": proc.Completed(0, "yes\n"),
             "/usr/bin/lxd --version": proc.Completed(0, "5.0.2\n"),
+            "ldd /usr/bin/lxd": proc.Completed(1, "not a dynamic executable\n"),
         }
 
     def run(self, argv: list[str], limit_s: float, env: object = None) -> proc.Completed:
