@@ -66,7 +66,7 @@ def parts(fault: Event, events: Sequence[Event], took_s: float) -> Parts | None:
         LookupError: the survivor served, but nobody saw it mount or start LXD, or the history has no T_grace.
     """
     ended = fault.t + took_s
-    others = [e for e in events if e.source == "scenario" and e.kind in ("fault", "heal") and fault.t < e.t < ended]
+    others = [e for e in events if e.source == "scenario" and fault.t < e.t < ended]  # say, an agent that was killed
     if fault.text("name") != "power_loss" or not fault.text("leaves") or others:
         return None
     survivor = next(node for node in NODES if node != fault.text("leaves"))

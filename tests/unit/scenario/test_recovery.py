@@ -54,6 +54,7 @@ def test_what_nobody_saw_is_unknown() -> None:
 
 def test_only_the_loss_of_the_serving_node_alone_is_held_against_its_parts() -> None:
     assert measured(takeover().fault(4.0, name="store_down", node="store")) is None
+    assert measured(takeover().add(12.05, "scenario", "agent_killed", node="n2")) is None
     cut = Story().write(1.0, 0).fault(2.0, name="link_cut").write(3.0, 1)
     assert measured(cut) is None
     apart = Story().apart(0.5, "n2")
