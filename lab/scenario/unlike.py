@@ -60,6 +60,7 @@ def newer_lxd(scene: Scene, node: str) -> Fault:
         mark = scene.history.mark()
         # After a boot it is gone, and the node has told that by itself.
         if there.run(["umount", "--lazy", LXD], limit_s=LIMIT_S, check=False).code == 0:
+            there.run(["rm", "-f", OTHER], limit_s=LIMIT_S)
             _wait_told(scene, node, mark)
 
     return placed(scene.history, "newer_lxd", node, put, heal)

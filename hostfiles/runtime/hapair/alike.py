@@ -7,18 +7,21 @@ LXD's program, in the texts that make new databases; liblxc is asked itself; the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
 import threading
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
 from hapair import proc
 from hapair.config import Config
-from hapair.fence.base import Found, Written
+from hapair.fence import base
 from hapair.fence.site import SiteStore
+from hapair.fencing import replace_file
 from hapair.paths import Paths
 
 FORMAT = 1
@@ -108,18 +111,48 @@ def id_maps(paths: Paths) -> str:
     return ", ".join(found)
 
 
-def gather(config: Config, resource: str, paths: Paths) -> Tuple[Facts, str, Tuple[Path, ...]]:
-    """Return the facts, the schema alone ("": unknown), and the files that they come from."""
+@dataclass(frozen=True)
+class Found:
+    """The facts, the schema alone ("": unknown), the files that they come from, and how those were found."""
+
+    facts: Facts
+    schema: str
+    files: Tuple[str, ...]
+    stamps: Tuple[object, ...]
+
+    @property
+    def stale(self) -> bool:
+        """True once one of the files has changed."""
+        return self.stamps != _stamps(self.files)
+
+
+def gather(config: Config, resource: str, paths: Paths) -> Found:
+    """Look at everything, unless it was looked at in this boot and is as it was: an agent may start in a takeover."""
     lxd = program(config, resource)
+    kept = _kept(paths.alike(resource), lxd)
+    if kept is not None and not kept.stale:
+        return kept
     shared = library(lxd)
+    etc = (paths.root / "etc" / name for name in ("subuid", "subgid", "ld.so.cache"))
+    files = (str(lxd), str(shared), *(str(path) for path in etc))
+    # A file that changes meanwhile counts as changed afterwards.
+    stamps = _stamps(files)
     made = schema(lxd)
-    facts = {
-        SCHEMA: made or f"{UNKNOWN}, of LXD {version(lxd)}",
-        LIBLXC: liblxc(shared),
-        ID_MAPS: id_maps(paths),
-    }
-    files = (*(paths.root / "etc" / name for name in ("subuid", "subgid")), *(one for one in (lxd, shared) if one))
-    return facts, made, files
+    facts = {SCHEMA: made or f"{UNKNOWN}, of LXD {version(lxd)}", LIBLXC: liblxc(shared), ID_MAPS: id_maps(paths)}
+    found = Found(facts, made, files, stamps)
+    with contextlib.suppress(OSError):
+        replace_file(paths.alike(resource), json.dumps(asdict(found)).encode(), durable=False)
+    return found
+
+
+def _kept(path: Path, lxd: Path | None) -> Found | None:
+    try:
+        told = json.loads(path.read_bytes())
+        stamps = tuple(tuple(one) if one else None for one in told["stamps"])
+        kept = Found(dict(told["facts"]), str(told["schema"]), tuple(told["files"]), stamps)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return kept if kept.files[:1] == (str(lxd),) else None
 
 
 def differences(mine: Facts, theirs: Facts, me: str, peer: str) -> List[str]:
@@ -138,17 +171,15 @@ class Alike:
         """`tell` is told in words why the store does not take the facts, once for each new reason."""
         self._config, self._resource, self._paths, self._tell = config, resource, paths, tell
         self._store = SiteStore(config.store, paths)
-        self._files: Tuple[Path, ...] = ()
-        self._signature: object = None
-        self._facts: Facts = {}
-        self._schema = ""
+        self._found: Found | None = None
         self._known = threading.Event()
         self._running = False
         self._trouble, self._again_at = "not told yet", 0.0
 
     def look(self) -> None:
         """Begin a look, in a thread of its own, when one is due; only called by the deciding thread."""
-        due = self._stale() or (self._trouble and time.monotonic() >= self._again_at)
+        stale = self._found is None or self._found.stale
+        due = stale or (self._trouble and time.monotonic() >= self._again_at)
         if due and not self._running:
             self._running = True
             threading.Thread(target=self._look, name=f"{self._resource}-alike", daemon=True).start()
@@ -156,17 +187,17 @@ class Alike:
     def schema(self) -> str:
         """Return the schema of this node's LXD, "" when it is not known."""
         self._known.wait(KNOWN_S)
-        return self._schema
+        return self._found.schema if self._found is not None else ""
 
     def objection(self) -> str:
         """Return why the peer must not go on with what this node serves, as far as facts tell; or ""."""
         until = time.monotonic() + PEER_S
         me, peer = self._config.node, self._config.peer
-        facts = gather(self._config, self._resource, self._paths)[0] if self._stale() else self._facts
+        mine = gather(self._config, self._resource, self._paths).facts
         while True:
             theirs, why = self._ask()
             if theirs is not None:
-                found = differences(facts, theirs, me, peer)
+                found = differences(mine, theirs, me, peer)
                 return f"{me} and {peer} are not alike ({'; '.join(found)})" if found else ""
             if time.monotonic() >= until:
                 return f"nobody knows what {peer} runs: {why}"
@@ -176,42 +207,35 @@ class Alike:
     def _name(self, node: str) -> str:
         return f"{self._config.lock_name(self._resource)}.{node}"
 
-    def _stale(self) -> bool:
-        return self._signature is None or self._signature != _stamps(self._files)
-
     def _look(self) -> None:
         try:
-            if self._stale():
-                before = _stamps(self._files)
-                facts, made, files = gather(self._config, self._resource, self._paths)
-                # A file that changes meanwhile counts as changed afterwards.
-                signature = before if files == self._files else _stamps(files)
-                self._facts, self._schema, self._files, self._signature = facts, made, files, signature
-                self._known.set()
-            trouble = self._publish()
+            self._found = gather(self._config, self._resource, self._paths)
+            self._known.set()
+            trouble = self._publish(self._found.facts)
             if trouble and trouble != self._trouble:
                 self._tell(trouble)
             self._trouble, self._again_at = trouble, time.monotonic() + RETRY_S
         finally:
             self._running = False
 
-    def _publish(self) -> str:
+    def _publish(self, facts: Facts) -> str:
         """Write this node's object, unless it says so already; return what went wrong, or ""."""
         limit_s, name = self._config.store.timeout_s, self._name(self._config.node)
-        body = json.dumps({"format": FORMAT, "node": self._config.node, "facts": self._facts}, sort_keys=True).encode()
+        body = json.dumps({"format": FORMAT, "node": self._config.node, "facts": facts}, sort_keys=True).encode()
         seen = self._store.read(name, limit_s)
-        if seen.found is Found.UNAVAILABLE or (seen.found is Found.OBJECT and seen.body == body):
+        there = seen.found is base.Found.OBJECT
+        if seen.found is base.Found.UNAVAILABLE or (there and seen.body == body):
             return seen.text
-        wrote = self._store.write(name, body, seen.tag if seen.found is Found.OBJECT else None, limit_s)
-        return "" if wrote.written is Written.YES else wrote.text or "another write came first"
+        wrote = self._store.write(name, body, seen.tag if there else None, limit_s)
+        return "" if wrote.written is base.Written.YES else wrote.text or "another write came first"
 
     def _ask(self) -> Tuple[Facts | None, str]:
         """Return what the peer has told, or None and why that is not known."""
         peer = self._config.peer
         seen = self._store.read(self._name(peer), self._config.store.timeout_s)
-        if seen.found is Found.MISSING:
+        if seen.found is base.Found.MISSING:
             return None, "its agent has told nothing to the store yet"
-        if seen.found is Found.UNAVAILABLE:
+        if seen.found is base.Found.UNAVAILABLE:
             return None, seen.text
         try:
             told = json.loads(seen.body)
@@ -222,12 +246,12 @@ class Alike:
             return None, f"the store holds something else ({type(bad).__name__})"
 
 
-def _stamps(files: Tuple[Path, ...]) -> Tuple[object, ...]:
-    """Return what changes whenever one of the files does; the files are those of a former look."""
+def _stamps(files: Tuple[str, ...]) -> Tuple[object, ...]:
+    """Return what changes whenever one of the files does."""
     found: List[object] = []
     for path in files:
         try:
-            seen = path.stat()
+            seen = Path(path).stat()
             found.append((seen.st_ino, seen.st_size, seen.st_mtime_ns))
         except OSError:
             found.append(None)

@@ -91,6 +91,10 @@ class Paths:
         """The flock that agent, handlers and commands hold while they change the lock object."""
         return self.run / f"{resource}.lock"
 
+    def alike(self, resource: str) -> Path:
+        """What was found out in this boot of LXD, liblxc and the id maps, and of which files."""
+        return self.run / f"{resource}.alike.json"
+
     def split_brain(self, resource: str) -> Path:
         """The mark that the kernel found a split brain in this boot (F12)."""
         return self.run / f"{resource}.split-brain"

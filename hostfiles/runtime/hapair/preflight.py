@@ -153,12 +153,11 @@ def fingerprints(config: Config, resource: str, paths: Paths) -> Dict[str, str]:
     except Unreadable:
         options = {}
     secret = options.pop(("net", "shared-secret"), "")
-    facts, _, _ = alike.gather(config, resource, paths)
     return {
         "pair": config.pair,
         "secret": _digest(f"{config.pair} {secret}"),
         "drbd options": _digest(json.dumps(sorted(options.items()))),
-        **facts,
+        **alike.gather(config, resource, paths).facts,
         "lxd": alike.version(alike.program(config, resource)),
         "store": _digest(repr(config.store)),
         "times": _digest(repr(config.times)),

@@ -156,6 +156,24 @@ def test_the_agent_tells_its_facts_again_when_a_file_changes(running: Running, t
 
 
 @pytest.mark.spawns
+def test_a_new_agent_knows_what_was_found_in_this_boot(n1: Host, machine: Machine) -> None:
+    """It may start in the middle of a takeover, where every second counts."""
+    machine.program("ldd", f'#!/bin/sh\necho "$*" >> {machine.state}/ldd.log\n')
+    found = [alike.gather(n1.config, "r0", n1.paths) for _ in range(2)]
+    assert found[0] == found[1]
+    assert len(machine.told("ldd")) == 1
+    for changes in (machine.lxd, lambda: (n1.paths.root / "etc/subgid").write_text("root:9:65536\n")):
+        looks = len(machine.told("ldd"))
+        changes()
+        alike.gather(n1.config, "r0", n1.paths)
+        assert len(machine.told("ldd")) == looks + 1
+    n1.paths.alike("r0").write_text("{")
+    assert alike.gather(n1.config, "r0", n1.paths).facts["id maps"].endswith("subgid 9:65536")
+    machine.program("systemctl", "#!/bin/sh\necho '{ path=/elsewhere/lxd ; }'\n")
+    assert alike.gather(n1.config, "r0", n1.paths).schema == "", "another program is another matter"
+
+
+@pytest.mark.spawns
 def test_with_nobody_to_take_over_nothing_is_compared(running: Running) -> None:
     running.machine.cut()
     running.until("SOLO was taken", lambda: running.lock().state is LockState.SOLO)
