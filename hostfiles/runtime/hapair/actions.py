@@ -14,10 +14,12 @@ class Kind(Enum):
     UP = "drbdadm adjust"
     RECONNECT = "drbdadm connect"
     READ_LOCK = "read the lock"
+    WATCH_LOCK = "watch the lock"
     TAKE_SOLO = "take the lock alone"
     RELEASE = "release the lock"
     RECORD_PROMOTION = "record the promotion"
     HAND_OVER = "hand the lock over"
+    STAY = "take the hand-over back"
     PROMOTE = "drbdadm primary"
     DEMOTE = "drbdadm secondary"
     SUSPEND_IO = "drbdadm suspend-io"
@@ -32,7 +34,12 @@ class Kind(Enum):
 
 
 SERVICE_KINDS = frozenset((Kind.PROBE, Kind.START, Kind.STOP))
-LOCK_KINDS = frozenset((Kind.READ_LOCK, Kind.TAKE_SOLO, Kind.RELEASE, Kind.RECORD_PROMOTION, Kind.HAND_OVER))
+LOCK_KINDS = frozenset(
+    (
+        *(Kind.READ_LOCK, Kind.WATCH_LOCK, Kind.TAKE_SOLO),
+        *(Kind.RELEASE, Kind.RECORD_PROMOTION, Kind.HAND_OVER, Kind.STAY),
+    )
+)
 
 
 @dataclass(frozen=True)

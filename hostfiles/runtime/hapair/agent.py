@@ -1,7 +1,8 @@
 """The resident agent: follows DRBD's events, asks the policy, and has its actions carried out.
 
-One thread decides. Each resource has two lanes (threads): control (DRBD and the lock) and services (mount and LXD);
-a lane runs one action list at a time and stops it at the first action that is not done. Self-removal waits for no lane.
+One thread decides. Each resource has three lanes (threads): control (DRBD and the lock), services (mount and LXD), and
+one that watches the lock. A lane runs one action list at a time and stops it at the first action that is not done.
+Self-removal waits for no lane.
 """
 
 from __future__ import annotations
@@ -146,10 +147,12 @@ class Unit:
         executor = Executor(resource.name, self.fence, self.guards, self.services, paths=paths, claim=self._claim)
         self.control = Lane(f"{resource.name}-control", executor, self._told, self._control_idle)
         self.serving = Lane(f"{resource.name}-services", executor, self._told, self._services_idle)
+        self.watching = Lane(f"{resource.name}-watch", executor, self._told, self._watch_idle)
         self.hooks = Hooks(resource, paths, log)
         self.hooks.start()
         self.control.start()
         self.serving.start()
+        self.watching.start()
 
     def observe(self, kernel: Kernel | None, complete: bool) -> Observation:
         """Look at everything the policy wants to know; only tmpfs and the root disk are read."""
@@ -166,14 +169,20 @@ class Unit:
             lxd_active=self.lxd_active,
             control_busy=self.control.busy,
             services_busy=self.serving.busy,
+            watch_busy=self.watching.busy,
         )
 
     def dispatch(self, actions: tuple[Action, ...]) -> None:
         """Hand the actions to their lanes."""
-        for lane, wanted in ((self.serving, True), (self.control, False)):
-            mine = tuple(action for action in actions if (action.kind in SERVICE_KINDS) is wanted)
+        for lane in (self.serving, self.watching, self.control):
+            mine = tuple(action for action in actions if self._lane_of(action.kind) is lane)
             if mine:
                 lane.start_list(mine)
+
+    def _lane_of(self, kind: Kind) -> Lane:
+        if kind is Kind.WATCH_LOCK:
+            return self.watching
+        return self.serving if kind in SERVICE_KINDS else self.control
 
     def take_up(self, request: Request) -> None:
         """Let a person's or the shutdown's request be the one in progress."""
@@ -213,6 +222,9 @@ class Unit:
 
     def _control_idle(self) -> None:
         self._post(lambda: setattr(self.control, "busy", False))
+
+    def _watch_idle(self) -> None:
+        self._post(lambda: setattr(self.watching, "busy", False))
 
     def _services_idle(self) -> None:
         """Look what runs now (in the lane's thread), then let the policy go on."""

@@ -19,6 +19,7 @@ from hapair.guards import Guards
 from hapair.memory import Wish
 from hapair.paths import Paths
 from hapair.say import complain, say
+from hapair.single import AnotherRuns, only_agent
 
 STATUS_LIMIT_S = 15.0
 
@@ -101,7 +102,11 @@ def _agent(config: Config, paths: Paths) -> int:
         if not up:
             return complain(f"{bad}\nnothing was started", 2)
         complain(f"{bad}\n{', '.join(up)} is up: going on, without the store", 0)
-    return agent.main(config, paths)
+    try:
+        with only_agent(paths):
+            return agent.main(config, paths)
+    except AnotherRuns as other:
+        return complain(str(other), 1)
 
 
 def _leave(config: Config, paths: Paths) -> int:
@@ -117,7 +122,11 @@ def _leave(config: Config, paths: Paths) -> int:
     say("no agent answers: leaving without it")
     from hapair import agent  # noqa: PLC0415 - see the module's text
 
-    return agent.Agent(config, paths).run(leave_only=True)
+    try:
+        with only_agent(paths):
+            return agent.Agent(config, paths).run(leave_only=True)
+    except AnotherRuns as other:
+        return complain(f"{other}; it does not answer", 1)
 
 
 def _store(listen: str, folder: Path) -> int:

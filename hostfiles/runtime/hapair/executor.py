@@ -29,7 +29,7 @@ COMMANDS: Dict[Kind, Tuple[str, ...]] = {
 
 
 class Executor:
-    """Runs actions one at a time; control actions and service actions may come from two threads."""
+    """Runs actions, which come from three threads: DRBD and the lock, the services, the watch of the lock."""
 
     def __init__(
         self,
@@ -78,13 +78,14 @@ class Executor:
                 # It serves already, and with what, was told when it was promoted.
                 return self._fence.take(self._guards.claim)
             return self._fence.take(self._guards.claim, claim=self._claim())
-        if kind is Kind.RELEASE:
-            return self._fence.release(self._guards.release)
         if kind is Kind.RECORD_PROMOTION:
             return self._fence.record_promotion(self._claim())
-        if kind is Kind.HAND_OVER:
-            return self._fence.hand_over(self._guards.hand_over)
-        return self._fence.read()
+        guarded: Dict[Kind, Callable[[], Answer]] = {
+            Kind.RELEASE: lambda: self._fence.release(self._guards.release),
+            Kind.HAND_OVER: lambda: self._fence.hand_over(self._guards.hand_over),
+            Kind.STAY: lambda: self._fence.stay(self._guards.release),
+        }
+        return guarded.get(kind, self._fence.read)()
 
     def _demote(self, action: Action) -> Result:
         """`drbdadm secondary`, again while somebody holds the device, until the time is up."""

@@ -18,6 +18,7 @@ from hapair.guards import Guards
 from hapair.lock import Former, LockRecord
 from hapair.paths import Paths
 from hapair.say import complain, say
+from hapair.states import Role
 from hapair.status import lock_fields
 
 USAGE = """usage: drbd-fence lock|unlock|status|history|probe|init RESOURCE; --json with status and history
@@ -63,7 +64,15 @@ def main(argv: Sequence[str], paths: Paths | None = None) -> int:
 
 
 def _lock(config: Config, fence: Fence, guards: Guards) -> int:
-    return _told(config, fence, fence.take(guards.claim))
+    """Take the lock by hand; never from under a connected peer that serves: it would go once it lost this node."""
+
+    def objection() -> str:
+        kernel = guards.kernel()
+        if kernel is not None and kernel.connected and kernel.peer_role is Role.PRIMARY:
+            return f"{config.peer} is connected and serves: `{fence.resource} secondary` there moves the services"
+        return guards.claim()
+
+    return _told(config, fence, fence.take(objection))
 
 
 def _unlock(config: Config, fence: Fence, guards: Guards) -> int:

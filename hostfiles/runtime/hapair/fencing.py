@@ -110,7 +110,10 @@ class Fence:
         return self._change(change, guard, until, claim)
 
     def record_promotion(self, claim: Claim = NO_CLAIM) -> Answer:
-        """F6: a write before a promotion beside a connected peer, so that two attempts at once cannot both succeed."""
+        """F6: a write before a promotion beside a connected peer.
+
+        Of two attempts at once one loses, and looks again before it asks again: the peer may be Primary by then.
+        """
 
         def change(before: LockRecord) -> LockRecord | None:
             if lock.closed_to(before, self.me) or claim.too_old(before):
@@ -119,15 +122,15 @@ class Fence:
             return self._after(before, state, self.me, attempt, "promotion", schema=claim.schema)
 
         attempt = _nonce()
-        return self._change(change, no_guard, claim=claim)
+        return self._change(change, no_guard, claim=claim, attempts=1)
 
     def release(self, guard: Guard) -> Answer:
-        """F7: own SOLO → SHARED. A SOLO that the peer wrote is refused: it was handed over, and that peer may leave."""
+        """F7: own SOLO → SHARED. One that was handed over is refused until the peer stays: it may be about to leave."""
 
         def change(before: LockRecord) -> LockRecord | None:
             if before.state is LockState.SHARED:
                 return before
-            if not lock.held_by(before, self.me) or before.writer != self.me:
+            if not lock.held_by(before, self.me) or lock.handed_to(before, self.me):
                 return None
             return self._after(before, LockState.SHARED, self.me, attempt, "released: both are current")
 
@@ -144,6 +147,20 @@ class Fence:
             if before.state is LockState.STEALING:
                 return None
             return self._after(before, LockState.SOLO, self.peer, attempt, "handed over")
+
+        attempt = _nonce()
+        return self._change(change, guard)
+
+    def stay(self, guard: Guard) -> Answer:
+        """F7: own hand-over to the peer → the same, with the word that this node stays: the peer may give it back.
+
+        A later hand-over writes another version, so a release that is under way then fails.
+        """
+
+        def change(before: LockRecord) -> LockRecord | None:
+            if not lock.handed_to(before, self.peer) or before.writer != self.me:
+                return None
+            return self._after(before, LockState.SOLO, self.peer, attempt, "did not leave, or is back", stays=True)
 
         attempt = _nonce()
         return self._change(change, guard)
@@ -269,7 +286,15 @@ class Fence:
             os.close(fd)
 
     def _after(
-        self, before: LockRecord, state: LockState, owner: str, attempt: str, reason: str, *, schema: str = ""
+        self,
+        before: LockRecord,
+        state: LockState,
+        owner: str,
+        attempt: str,
+        reason: str,
+        *,
+        schema: str = "",
+        stays: bool = False,
     ) -> LockRecord:
         return lock.after(
             before,
@@ -280,21 +305,29 @@ class Fence:
             time=time.time(),
             reason=reason,
             schema=schema,
+            stays=stays,
         )
 
-    def _change(self, change: Change, guard: Guard, until: float = math.inf, claim: Claim = NO_CLAIM) -> Answer:
+    def _change(
+        self,
+        change: Change,
+        guard: Guard,
+        until: float = math.inf,
+        claim: Claim = NO_CLAIM,
+        attempts: int = ATTEMPTS,
+    ) -> Answer:
         """Read, check, write on the version read; a write that lost to a newer version starts over."""
         try:
             with self.local_lock(min(4 * self._timeout_s, until - time.monotonic())):
-                return self._change_locked(change, guard, until, claim)
+                return self._change_locked(change, guard, until, claim, attempts)
         except Busy as busy:
             return Answer(Held.UNAVAILABLE, text=str(busy))
         except OSError as bad:
             return Answer(Held.UNAVAILABLE, text=f"local lock: {bad}")
 
-    def _change_locked(self, change: Change, guard: Guard, until: float, claim: Claim) -> Answer:
+    def _change_locked(self, change: Change, guard: Guard, until: float, claim: Claim, attempts: int) -> Answer:
         seen, tag = self._read(until)
-        for _ in range(ATTEMPTS):
+        for _ in range(attempts):
             if seen.record is None:
                 return seen
             wanted = change(seen.record)

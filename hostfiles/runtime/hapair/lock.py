@@ -60,7 +60,8 @@ class LockRecord:
     """One version of the lock object.
 
     `owner` is the node whose replica is named current (SOLO), or that promoted or released last (SHARED).
-    `writer` is the node that wrote this version: it differs from the owner after a hand-over.
+    `writer` is the node that wrote this version: it differs from the owner after a hand-over. `stays` says that this
+    writer does not leave (any more): the owner may give the lock back.
     `epoch` grows with every version. `attempt_id` tells whose write this is after a lost reply (F9).
     `schema` is that of the LXD which served last, as the node told when it was promoted; empty: none told.
     `time` (wall seconds), `reason` and `history` (the last versions before this one, oldest first) are for people only:
@@ -75,6 +76,7 @@ class LockRecord:
     writer: str
     generation: str = ""
     schema: str = ""
+    stays: bool = False
     time: float = 0.0
     reason: str = ""
     history: Tuple[Former, ...] = ()
@@ -110,6 +112,7 @@ def parse(data: bytes, resource: str) -> LockRecord:
             writer=str(fields["writer"]),
             generation=str(fields.get("generation", "")),
             schema=str(fields.get("schema", "")),
+            stays=fields.get("stays") is True,
             time=float(fields.get("time", 0.0)),
             reason=str(fields.get("reason", "")),
             history=tuple(_former(one) for one in fields.get("history", ())),
@@ -159,6 +162,7 @@ def after(
     time: float,
     reason: str = "",
     schema: str = "",
+    stays: bool = False,
 ) -> LockRecord:
     """Return the version after `before`: the next epoch, with `before` as the youngest of its history.
 
@@ -175,6 +179,7 @@ def after(
         time=time,
         reason=_short(reason),
         schema=schema or before.schema,
+        stays=stays,
         history=(*before.history, former)[-HISTORY:],
     )
 
@@ -192,6 +197,11 @@ def shared(before: LockRecord, *, writer: str, attempt_id: str, time: float, rea
 def held_by(record: LockRecord, node: str) -> bool:
     """True when `record` is SOLO and names `node`."""
     return record.state is LockState.SOLO and record.owner == node
+
+
+def handed_to(record: LockRecord, node: str) -> bool:
+    """True when `record` is a hand-over to `node` whose writer may be about to leave: no time for a release."""
+    return held_by(record, node) and record.writer != node and not record.stays
 
 
 def closed_to(record: LockRecord, node: str) -> bool:

@@ -15,6 +15,7 @@ EVENT_LAG_S = 0.2
 """How long after a command of DRBD its event may still be on the way; until then a look may show the state before."""
 RETRY_S = 2.0
 """Pause before a failed step of DRBD or of the services is tried again."""
+HALF_STOPPED = {Kind.STOP: "the services did not stop in time", Kind.DEMOTE: "drbdadm secondary failed"}
 RECONNECT_S = 10.0
 """Pause before a connection that the kernel gave up is tried again."""
 
@@ -141,8 +142,11 @@ def _since(before: float | None, now: float) -> float:
 def answered(memory: Memory, outcome: Outcome, site: Settings, now: float) -> Memory:
     """Return the memory after an action ended at `now`."""
     kind, verdict = outcome.action.kind, outcome.verdict
-    if outcome.lock_asked:
+    if outcome.lock_asked and not _overtaken(memory, outcome):
         memory = replace(memory, lock=Seen(outcome.began, outcome.record, outcome.text))
+    if kind is Kind.WATCH_LOCK:
+        # It runs beside other actions, whose retries and troubles are not its own.
+        return memory
     if verdict is Verdict.DONE:
         return _done(replace(memory, trouble=""), kind, now)
     promotes = kind in (Kind.TAKE_SOLO, Kind.RECORD_PROMOTION) and verdict is Verdict.REFUSED
@@ -150,15 +154,19 @@ def answered(memory: Memory, outcome: Outcome, site: Settings, now: float) -> Me
     memory = replace(memory, trouble=outcome.text if verdict is Verdict.FAILED or too_old else "")
     if kind in (Kind.START, Kind.PROBE):
         return replace(memory, services_retry_at=now + RETRY_S)
-    if kind is Kind.STOP:
-        return replace(memory, half_stopped=outcome.text or "the services did not stop in time")
-    if kind is Kind.DEMOTE:
-        return replace(memory, half_stopped=outcome.text or "drbdadm secondary failed")
+    if kind in HALF_STOPPED:
+        return replace(memory, half_stopped=outcome.text or HALF_STOPPED[kind])
     if kind is Kind.RECONNECT:
         return replace(memory, reconnect_at=now + RECONNECT_S)
     if kind is Kind.UP:
         memory = replace(memory, half_up=True)
     return replace(memory, retry_at=now + _pause(memory, kind, verdict, site))
+
+
+def _overtaken(memory: Memory, outcome: Outcome) -> bool:
+    """True for an answer that a later version of the lock overtook on its way: two questions may be under way."""
+    known = memory.lock.record if memory.lock is not None else None
+    return known is not None and outcome.record is not None and outcome.record.epoch < known.epoch
 
 
 def _done(before: Memory, kind: Kind, now: float) -> Memory:
@@ -187,7 +195,7 @@ def _pause(memory: Memory, kind: Kind, verdict: Verdict, site: Settings) -> floa
         return LOCK_RETRY_S if memory.alone_since is not None else site.times.watch_s
     if kind is Kind.HAND_OVER and memory.wish is Wish.LEAVE:
         return LOCK_RETRY_S
-    if kind in (Kind.RECORD_PROMOTION, Kind.RELEASE, Kind.HAND_OVER) and verdict is Verdict.REFUSED:
+    if kind in (Kind.RECORD_PROMOTION, Kind.RELEASE, Kind.HAND_OVER, Kind.STAY) and verdict is Verdict.REFUSED:
         # What only a person can mend need not be asked for at once.
         return site.times.watch_s if memory.trouble else LOCK_RETRY_S
     return RETRY_S if verdict is Verdict.FAILED else site.times.watch_s

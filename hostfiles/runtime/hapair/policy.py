@@ -1,8 +1,9 @@
 """The failover policy: a look, the memory and the time in; actions and the new memory out. Pure.
 
-Rules come in three groups. URGENT ones remove the node and hold whatever else is going on. CONTROL ones change DRBD
-and the lock, SERVICES ones the mount and LXD; in each group the first rule that has something to do wins, and nothing
-is started while an earlier action list of that group still runs. The model checker drives this same function.
+Rules come in four groups. URGENT ones remove the node and hold whatever else is going on. CONTROL ones change DRBD
+and the lock, SERVICES ones the mount and LXD, the one of WATCH reads the lock. In each group the first rule that has
+something to do wins, and nothing is started while an earlier action list of that group still runs. The model checker
+drives this same function.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ def decide(site: Settings, seen: Observation, memory: Memory, now: float) -> Dec
         return urgent[-1].actions(), _remember(memory, urgent[-1:], now)
     control = () if seen.control_busy else _spoken(rules.CONTROL, look)
     services = () if seen.services_busy else _spoken(rules.SERVICES, look)
-    spoken = (*control, *services, *urgent)
+    watch = () if seen.watch_busy else _spoken(rules.WATCH, look)
+    spoken = (*control, *services, *watch, *urgent)
     actions = tuple(action for reaction in spoken for action in reaction.actions())
-    busy = seen.control_busy or seen.services_busy
+    busy = seen.control_busy or seen.services_busy or seen.watch_busy
     memory = replace(memory, wake_at=None) if busy and not spoken else _remember(memory, spoken, now)
     if look.alone and not look.confirmed:
         # Whatever else runs or waits, the self-removal must not be missed.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Callable, Optional, Tuple
 
 from hapair.actions import Action, Kind
-from hapair.lock import LockRecord, LockState, closed_to, held_by
+from hapair.lock import LockRecord, LockState, closed_to, handed_to, held_by
 from hapair.memory import RETRY_S, Memory, Wish
 from hapair.states import Connection, Disk, Kernel, Observation, Role, Settings
 
@@ -66,6 +66,12 @@ class Look:
     def confirmed(self) -> bool:
         """True when a SOLO lock of this node was confirmed by a write, and not given back since."""
         return self.seen.note is not None
+
+    @property
+    def known_lock(self) -> LockRecord | None:
+        """The lock as it was read in this connection, or None."""
+        lock = self.memory.lock
+        return lock.record if lock and lock.at >= (self.memory.connected_at or 0.0) else None
 
     @property
     def selffence_at(self) -> float:
@@ -181,15 +187,17 @@ def resume_io(look: Look) -> Reaction | None:
 
 
 def watch_lock(look: Look) -> Reaction | None:
-    """F8. A solo owner reads the lock every T_watch: an override may have given it to the peer."""
+    """F8. A solo owner reads the lock every T_watch: an override may have given it to the peer.
+
+    Whatever else is going on: the override waits for T_watch and the removal, not for a command of DRBD that hangs.
+    """
     memory = look.memory
     if memory.alone_since is None or not look.confirmed:
         return None
-    last = max(memory.alone_since, memory.lock.at if memory.lock else 0.0)
-    due = max(last + look.site.times.watch_s, memory.retry_at)
+    due = max(memory.alone_since, memory.lock.at if memory.lock else 0.0) + look.site.times.watch_s
     if look.now >= due:
         return Reaction(
-            "F8", "the solo owner looks whether the lock is still its own", ((Kind.READ_LOCK, LOCK_LIMIT_S),)
+            "F8", "the solo owner looks whether the lock is still its own", ((Kind.WATCH_LOCK, LOCK_LIMIT_S),)
         )
     return Reaction("F8", f"serves alone; {lock_text(look)}", wake_at=due)
 
@@ -219,17 +227,21 @@ def demote(look: Look) -> Reaction | None:
 def release(look: Look) -> Reaction | None:
     """F7. Both replicas hold everything again: the owner gives the lock back, or its death would block the peer.
 
-    The lock is read first when this agent does not know it. A SOLO that the peer wrote (a hand-over) stays until this
-    node has written it itself: that peer may be about to leave.
+    The lock is read first when this agent does not know it. One that the peer handed over is kept until the peer has
+    said that it stays (`stay`), for it may be about to leave; nothing announces that word, so the lock is read again.
     """
     memory = look.memory
     if not look.kernel.together:
         return None
-    record = memory.lock.record if memory.lock and memory.lock.at >= (memory.connected_at or 0.0) else None
+    record = look.known_lock
     if record is None and not look.confirmed:
         why, step = "the lock is not known yet", (Kind.READ_LOCK, LOCK_LIMIT_S)
-    elif record is not None and held_by(record, look.site.me) and record.writer != look.site.me:
-        return Reaction("F7", "the peer handed the lock over: kept until the peer has been away and is back")
+    elif record is not None and memory.lock is not None and handed_to(record, look.site.me):
+        why, step = f"{look.site.peer_name} handed the lock over: may it stay?", (Kind.READ_LOCK, LOCK_LIMIT_S)
+        due = memory.lock.at + look.site.times.watch_s
+        if look.now < due:
+            text = f"the lock was handed over: kept until {look.site.peer_name} says that it stays"
+            return Reaction("F7", text, wake_at=due)
     elif look.confirmed or (record is not None and held_by(record, look.site.me)):
         why, step = "Connected, every volume UpToDate on both sides", (Kind.RELEASE, LOCK_LIMIT_S)
     else:
@@ -237,6 +249,22 @@ def release(look: Look) -> Reaction | None:
     if look.now < memory.retry_at:
         return Reaction("F7", f"asks the lock again: {lock_text(look)}", wake_at=memory.retry_at)
     return Reaction("F7", why, (step,))
+
+
+def stay(look: Look) -> Reaction | None:
+    """F7. A node that handed the lock over and did not leave, or is back, says so: else its peer never gives it back.
+
+    Its reboot may have begun and ended while the peer could not reach the store, or its agent died before it left.
+    """
+    memory = look.memory
+    record = look.known_lock
+    if not look.kernel.together or memory.wish is Wish.LEAVE or memory.handed_over or record is None:
+        return None
+    if not handed_to(record, look.site.peer) or record.writer != look.site.me:
+        return None
+    if look.now < memory.retry_at:
+        return Reaction("F7", f"says again that it stays: {lock_text(look)}", wake_at=memory.retry_at)
+    return Reaction("F7", "the lock was handed over, and this node is here", ((Kind.STAY, LOCK_LIMIT_S),))
 
 
 # --- leaving, joining, promotion -------------------------------------------------------------------------------------
@@ -425,8 +453,9 @@ CONTROL: tuple[Rule, ...] = (
     demote,
     leave,
     promote,
+    stay,
     release,
     reconnect,
-    watch_lock,
 )
+WATCH: tuple[Rule, ...] = (watch_lock,)
 SERVICES: tuple[Rule, ...] = (probe_services, stop_services, start_services)

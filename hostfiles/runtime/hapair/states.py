@@ -177,7 +177,8 @@ class Observation:
     `kernel` is None while the kernel does not know the resource; `complete` is False until a dump was read to its end.
     `note` is the confirmation of a SOLO lock of this node, kept since the boot (see `fencing`).
     `refused` says what F11 forbids this node to serve with; empty when nothing does.
-    `lxd_active` is None when nobody looked yet. `control_busy` and `services_busy` say that a worker still runs.
+    `lxd_active` is None when nobody looked yet. `control_busy`, `services_busy` and `watch_busy` say that
+    a worker still runs.
     """
 
     complete: bool
@@ -190,3 +191,4 @@ class Observation:
     lxd_active: bool | None = None
     control_busy: bool = False
     services_busy: bool = False
+    watch_busy: bool = False

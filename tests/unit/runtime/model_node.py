@@ -93,7 +93,7 @@ class Node:
         settings = self.world.settings(self.name)
         self.agent_up = True
         self.memory: Memory = begin(self.world.now)
-        self.control, self.services = Lane(), Lane()
+        self.control, self.services, self.watch = Lane(), Lane(), Lane()
         self.lxd_active: bool | None = None
         self.fence = Fence(
             resource="r0",
@@ -136,6 +136,7 @@ class Node:
             lxd_active=self.lxd_active,
             control_busy=self.control.busy,
             services_busy=self.services.busy,
+            watch_busy=self.watch.busy,
         )
 
     def decide(self) -> None:
@@ -150,11 +151,16 @@ class Node:
             if action.kind is Kind.REMOVE_NODE:
                 self.remove(action.rule, action.why)
                 return
-        for lane, wanted in ((self.services, True), (self.control, False)):
-            mine = [action for action in actions if (action.kind in SERVICE_KINDS) is wanted]
+        for lane in (self.services, self.watch, self.control):
+            mine = [action for action in actions if self._lane_of(action.kind) is lane]
             if mine and lane.busy:
                 raise Broken(f"{self.name}: two reactions at once: {lane.actions} and {mine}")
             lane.actions += mine
+
+    def _lane_of(self, kind: Kind) -> Lane:
+        if kind is Kind.WATCH_LOCK:
+            return self.watch
+        return self.services if kind in SERVICE_KINDS else self.control
 
     def wish(self, wish: Wish) -> None:
         """A person or the shutdown asks."""
@@ -193,7 +199,9 @@ class Node:
             Kind.RELEASE: lambda: self.fence.release(guards.release),
             Kind.RECORD_PROMOTION: self.fence.record_promotion,
             Kind.HAND_OVER: lambda: self.fence.hand_over(guards.hand_over),
+            Kind.STAY: lambda: self.fence.stay(guards.release),
             Kind.READ_LOCK: self.fence.read,
+            Kind.WATCH_LOCK: self.fence.read,
         }[kind]()
 
     def _guards(self) -> Guards:

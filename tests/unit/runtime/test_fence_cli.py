@@ -34,6 +34,18 @@ def with_store(host: Host, **changed: str) -> None:
     host.paths.config.write_text(json.dumps(data))
 
 
+def test_no_lock_is_taken_from_under_a_connected_peer_that_serves(
+    made: Host, n2: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(made, "unlock", "r0") == 0
+    serves = "version: 8.4.11\n 0: cs:Connected ro:Secondary/Primary ds:UpToDate/UpToDate C r-----\n"
+    n2.paths.proc_drbd.write_text(serves)
+    assert run(n2, "lock", "r0") == 1
+    assert "n1 is connected and serves: `r0 secondary` there moves the services" in capsys.readouterr().err
+    n2.alone("Secondary")
+    assert run(n2, "lock", "r0") == 0
+
+
 def test_status_for_people(made: Host, store_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(made, "status", "r0") == 0
     told = capsys.readouterr().out

@@ -88,6 +88,42 @@ def test_hand_over_and_what_the_peer_may_do_then(lock: Fence, n2: Host) -> None:
     assert other.release(no_guard).held is Held.HELD
 
 
+def test_a_hand_over_is_kept_until_its_writer_stays(lock: Fence, n2: Host) -> None:
+    leaver = fence(n2)
+    assert lock.take().held is Held.HELD
+    assert leaver.hand_over(no_guard).held is Held.HELD
+    assert lock.release(no_guard).held is Held.REFUSED
+    assert lock.stay(no_guard).held is Held.REFUSED, "only the writer knows whether it leaves"
+    assert leaver.stay(lambda: "not together").held is Held.UNAVAILABLE
+    stays = leaver.stay(no_guard)
+    assert (stays.held, stays.record and stays.record.owner) == (Held.HELD, "uuid-n1")
+    assert leaver.hand_over(no_guard).held is Held.HELD
+    assert lock.release(no_guard).held is Held.REFUSED, "it leaves after all"
+    assert leaver.stay(no_guard).held is Held.HELD
+    assert lock.release(no_guard).held is Held.HELD
+    assert leaver.stay(no_guard).held is Held.REFUSED
+
+
+@pytest.mark.usefixtures("lock")
+def test_of_two_promotions_at_once_one_looks_again(n1: Host, n2: Host) -> None:
+    """F6: who lost the race must not write over the winner, which may be Primary already."""
+
+    class Overtaken(Flaky):
+        def write(self, name: str, body: bytes, tag: str | None, limit_s: float) -> Writing:
+            if not self.bodies:
+                assert fence(n2).record_promotion().held is Held.HELD
+            return super().write(name, body, tag, limit_s)
+
+    made, _ = flaky(n1, [])
+    backend = Overtaken(HttpStore(n1.config.store.url), [])
+    made._backend = backend
+    assert made.record_promotion().held is Held.UNAVAILABLE
+    assert len(backend.bodies) == 1
+    seen = made.read().record
+    assert seen is not None
+    assert seen.writer == "uuid-n2"
+
+
 def test_promotion_record(lock: Fence, n2: Host) -> None:
     answer = fence(n2).record_promotion()
     assert answer.record is not None

@@ -65,6 +65,7 @@ class World:
                 node.act(node.control)
             if node.agent_up:
                 node.act(node.services)
+                node.act(node.watch)
 
     def settle(self, seconds: float, pause: float = 0.25) -> None:
         """Let things run for a while: nothing is broken, connections are noticed."""
