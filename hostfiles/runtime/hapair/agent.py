@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any, Callable
 
 from hapair import notify, policy, preflight, proc
-from hapair.actions import LOCK_KINDS, SERVICE_KINDS, Action, Kind, Outcome, Verdict
+from hapair.actions import LOCK_KINDS, SERVICE_KINDS, Action, Kind, Outcome
 from hapair.alike import Alike
 from hapair.arp import announce
 from hapair.config import Config, Resource
@@ -30,6 +30,7 @@ from hapair.executor import Executor
 from hapair.fence.site import fence_of
 from hapair.guards import Guards
 from hapair.hooks import Hooks
+from hapair.lane import Lane
 from hapair.lock import Claim
 from hapair.memory import RETRY_S, Memory, Wish, answered, begin, settled, wished
 from hapair.paths import Paths
@@ -56,41 +57,6 @@ ANNOUNCEMENTS = 20
 """Gratuitous ARP goes out this often, from the moment LXD is up: containers start a little later, frames get lost."""
 
 Post = Callable[[Callable[[], None]], None]
-
-
-class Lane(threading.Thread):
-    """Runs action lists of one resource, one at a time, and tells about each outcome and about the end."""
-
-    def __init__(
-        self, name: str, executor: Executor, told: Callable[[Outcome], None], idle: Callable[[], None]
-    ) -> None:
-        super().__init__(name=name, daemon=True)
-        self.busy = False
-        self._executor, self._told, self._idle = executor, told, idle
-        self._lists: queue.Queue[tuple[Action, ...]] = queue.Queue()
-
-    def start_list(self, actions: tuple[Action, ...]) -> None:
-        """Begin a list; only called while the lane is not busy, by the deciding thread."""
-        self.busy = True
-        self._lists.put(actions)
-
-    def run(self) -> None:
-        """Work until the process ends."""
-        while True:
-            for action in self._lists.get():
-                outcome = self._run_one(action)
-                self._told(outcome)
-                if outcome.verdict is not Verdict.DONE:
-                    break
-            self._idle()
-
-    def _run_one(self, action: Action) -> Outcome:
-        began = time.monotonic()
-        try:
-            return self._executor.run(action)
-        except Exception as bug:
-            # The executor raises nothing; should it do so after all, a dead lane would mean no failover.
-            return Outcome(action, Verdict.FAILED, began, f"{type(bug).__name__}: {bug}")
 
 
 class Checked:

@@ -12,8 +12,7 @@ from hapair.memory import Wish
 from hapair.override import wait_s
 from hapair.states import Disk, Role
 
-from .model_node import Lane, Node
-from .model_store import Broken, MemoryStore
+from .model_store import Broken
 from .world import TIMES, World
 
 
@@ -182,79 +181,6 @@ def test_a_solo_owner_whose_lock_is_stolen_removes_itself_before_the_thief_may_s
     world.settle(20)
     world.write()
     assert world.serving() == ["n2"], "and the old owner, back again, does not serve"
-
-
-class Hung(Lane):
-    """A lane whose action does not end."""
-
-    @property
-    def busy(self) -> bool:
-        return True
-
-
-def test_a_solo_owner_whose_drbd_hangs_sees_the_override_all_the_same(world: World) -> None:
-    """F8: a command of DRBD may hang for longer than the override waits; the lock is watched beside it."""
-    world.link = False
-    world.settle(12)
-    owner, thief = world.nodes["n1"], world.nodes["n2"]
-    owner.control = Hung()
-    stealing = thief.fence.begin_override(world.store.record.epoch, "uuid-n1", no_guard, "test").record
-    assert stealing is not None
-    world.settle(wait_s(TIMES))
-    assert owner.removed == 1
-    assert world.serving() == []
-
-
-def away(node: Node) -> None:
-    """Let a node not reach the store any more."""
-    node.fence._backend = MemoryStore()
-    node.fence._backend.down = True
-
-
-def test_a_hand_over_that_its_owner_did_not_see_ends_when_the_leaver_is_back(world: World) -> None:
-    """F7: the owner alone is cut off from the store while the standby is rebooted in good order."""
-    owner, leaver = world.nodes["n1"], world.nodes["n2"]
-    world.link = False
-    world.settle(12)
-    assert world.store.record.owner == "uuid-n1"
-    away(owner)
-    world.link = True
-    world.settle(5)
-    leaver.wish(Wish.LEAVE)
-    world.settle(10)
-    assert not leaver.drbd_up
-    assert world.store.record.writer == "uuid-n2"
-    leaver.power_off()
-    leaver.power_on()
-    leaver.start_agent()
-    world.settle(10)
-    owner.fence._backend = world.store
-    world.settle(10)
-    assert world.store.record.state.value == "SHARED"
-    owner.power_off()
-    world.settle(20)
-    assert world.serving() == ["n2"]
-
-
-def test_an_agent_that_died_after_its_hand_over_stays_and_says_so(world: World) -> None:
-    """F7: then the lock is given back by an owner that looks; and a departure after that hands it over again."""
-    owner, leaver = world.nodes["n1"], world.nodes["n2"]
-    leaver.wish(Wish.LEAVE)
-    while not leaver.memory.handed_over:
-        world.step()
-        world.pass_time(0.25)
-    leaver.start_agent()
-    world.settle(10)
-    assert world.store.record.stays
-    owner.start_agent()
-    world.settle(10)
-    assert world.store.record.state.value == "SHARED"
-    leaver.wish(Wish.LEAVE)
-    world.settle(10)
-    assert not leaver.drbd_up
-    assert world.store.record.owner == "uuid-n1"
-    world.write()
-    assert owner.data >= world.acknowledged
 
 
 def test_a_solo_owner_that_is_cut_off_from_the_store_too_serves_on(world: World) -> None:
