@@ -78,6 +78,9 @@ NEVER_RELEASES = Change(
 )
 """A lock that is no longer needed stays."""
 
+NEVER_STAYS = Change("rules.py", "    stay,\n    release,\n", "    release,\n")
+"""A node that is back after its hand-over does not say so."""
+
 STARTS_ONLY_AFTER_ITS_OWN_PROMOTION = Change(
     "memory.py",
     "    return replace(memory, role=kernel.role, peer_role=kernel.peer_role)\n",

@@ -24,6 +24,7 @@ from tests.scenarios.fencing.test_stale_node_alone import test_stale_node_alone 
 from tests.scenarios.fencing.test_stale_node_alone import test_wrong_node_boots_first as wrong_node_boots_first
 from tests.scenarios.fencing.test_standby_left import test_standby_detached as standby_detached
 from tests.scenarios.fencing.test_standby_left import test_standby_rebooted as standby_rebooted
+from tests.scenarios.fencing.test_standby_left import test_standby_rebooted_unseen as standby_rebooted_unseen
 from tests.scenarios.fencing.test_store_down_for_both import test_store_down_for_both as store_down_for_both
 
 
@@ -152,6 +153,13 @@ def test_planted_rebooted_claims(scene: Scene) -> None:
     scene.programs.change(scene.roles()[1], defects.IGNORES_SOLO, defects.CLAIMS_WITH_ANY_DISK)
     with plants.then_healed(scene):
         standby_rebooted(scene, "standby")
+
+
+@pytest.mark.planted("I8")
+def test_planted_never_stays(scene: Scene) -> None:
+    """Scenario 47, and the standby does not say that it is back: the lock is never given back."""
+    scene.programs.change(scene.roles()[1], defects.NEVER_STAYS)
+    standby_rebooted_unseen(scene)
 
 
 @pytest.mark.planted("I1", "I2", "I3", "I6", "I8", "I11", "scenario")

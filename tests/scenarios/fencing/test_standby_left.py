@@ -1,5 +1,7 @@
 """Scenarios 47 and 48: the standby left in good order, and the active node dies."""
 
+from contextlib import ExitStack
+
 import pytest
 
 from lab.scenario.scene import Scene
@@ -26,6 +28,31 @@ def test_standby_rebooted(scene: Scene, first: str) -> None:
             scene.lab.nodes[active].power_on()
             scene.wait_ack_of(active)
             scene.lab.nodes[standby].power_on()
+
+    scene.wait_healed()
+    scene.wait_acks(10)
+
+
+@pytest.mark.scenario(47)
+def test_standby_rebooted_unseen(scene: Scene) -> None:
+    """The standby is rebooted while the owner of the lock cannot reach the store: the lock is given back after all."""
+    active, standby = scene.roles()
+    scene.expect(recovery_s=10, failovers=0)
+    scene.wait_acks(10)
+    mark = scene.history.mark()
+
+    with ExitStack() as cut_off:
+        with scene.faults.cut("crossover"):
+            scene.wait_solo(active, since=mark)
+            cut_off.enter_context(scene.store.unreachable(active))
+            mark = scene.history.mark()
+        scene.wait_connected(active, since=mark)
+        scene.wait_acks(10)
+        mark = scene.history.mark()
+        scene.faults.reboot(standby)
+        scene.wait_peer_lost(active, since=mark)
+        scene.wait_connected(active, since=mark)
+        scene.wait_acks(10)
 
     scene.wait_healed()
     scene.wait_acks(10)
