@@ -62,6 +62,19 @@ def test_a_body_that_is_too_large_is_refused(store_url: str) -> None:
     assert ask(store_url, "GET", "/v1/locks/x")[0] == 404
 
 
+def test_json_that_nests_too_deep_is_refused(store_url: str, tmp_path: Path) -> None:
+    path = "/v1/locks/x"
+    assert ask(store_url, "PUT", path, {"If-None-Match": "*"}, b"[" * 9000)[0] == 400
+    assert ask(store_url, "GET", path)[0] == 404
+    (tmp_path / "store/locks/x").write_bytes(b"[" * 9000)
+    assert ask(store_url, "GET", path)[0] == 200, "what stands there already is told as it is"
+    deep = b'{"owner": ' + b"[" * 500 + b"]" * 500 + b', "epoch": 3}'
+    assert ask(store_url, "PUT", "/v1/locks/y", {"If-None-Match": "*"}, deep)[0] == 201
+    log = [json.loads(line) for line in (tmp_path / "store/requests.jsonl").read_text().splitlines()]
+    assert [line["status"] for line in log] == [400, 404, 200, 201]
+    assert log[-1]["after"] == {"epoch": 3}
+
+
 def test_the_state_outlives_the_server(tmp_path: Path) -> None:
     first = store.LockStore(tmp_path)
     _, tag = first.put("a", b"body", None, "*", "127.0.0.1")
