@@ -216,6 +216,8 @@ def _finish(override: Override, taken: Answer) -> int:
 
 def _undo(override: Override) -> int:
     answer = override.fence.undo_override(override.epoch, f"override undone: {override.reason}")
+    if answer.held is Held.REFUSED and answer.record is not None and answer.record.state is not LockState.STEALING:
+        return complain(f"there is no override to undo: the lock is {_state(override, answer.record)}", 1)
     if answer.held is not Held.HELD or answer.record is None:
         return complain(_why_not(override, answer), 1)
     _log(override, "undo the override", f"{answer.record.state.value}, epoch {answer.record.epoch}")
@@ -232,7 +234,9 @@ def _why_not(override: Override, answer: Answer) -> str:
     now = f"the lock is {_state(override, answer.record)}"
     if answer.record.epoch != override.epoch or answer.record.owner != override.owner:
         return f"refused: {now}, not epoch {override.epoch} of {override.owner_name}: look at `drbd-fence status` again"
-    return f"refused: {now}: there is no override to undo, and nothing to take: `{override.resource} primary` is enough"
+    if answer.record.state is LockState.STEALING:
+        return f"refused: {now}, and its history does not tell what it was before: nothing can be put back"
+    return f"refused: {now}: there is nothing to take: `{override.resource} primary` is enough"
 
 
 def _state(override: Override, record: LockRecord) -> str:
