@@ -18,7 +18,8 @@ from typing import Sequence
 from hapair import proc, r0
 from hapair.config import BadConfig, Config, load
 from hapair.decisions import DecisionLog
-from hapair.fence.site import fence_of
+from hapair.fence.base import BadStore
+from hapair.fence.site import fence_of, open_store
 from hapair.fencing import Answer, Fence, Held
 from hapair.guards import Guards
 from hapair.lock import LockRecord, LockState, held_by
@@ -90,7 +91,8 @@ def main(argv: Sequence[str], paths: Paths | None = None) -> int:
     given = _parser().parse_args(list(argv))
     try:
         config = load(paths.config)
-    except BadConfig as bad:
+        open_store(config.store, paths)
+    except (BadConfig, BadStore) as bad:
         return complain(str(bad), 2)
     if given.resource not in config.resources:
         return complain(f"no such resource: {given.resource}; this site has {', '.join(config.resources)}", 2)

@@ -166,7 +166,9 @@ class Rude(BaseHTTPRequestHandler):
             self.send_response(200)
             self.send_header("ETag", 'W/"x"')
         else:
-            self.send_response(int(name))
+            self.send_response(int(name.partition("-")[0]))
+        if name.endswith("-page"):
+            self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -195,6 +197,14 @@ def test_no_other_answer_counts_as_a_reading(rude_url: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["500", "503", "429", "401", "428", "302", "404"])
 def test_no_other_answer_counts_as_a_clear_write(rude_url: str, name: str) -> None:
     assert HttpStore(rude_url).write(name, b"x", '"t"', 1.0).written is Written.UNCLEAR
+
+
+def test_a_web_page_is_no_missing_lock(rude_url: str) -> None:
+    assert HttpStore(rude_url).read("404", 1.0).found is Found.MISSING
+    seen = HttpStore(rude_url).read("404-page", 1.0)
+    assert seen.found is Found.UNAVAILABLE
+    assert "404 with a web page: is it the store's address?" in seen.text
+    assert "no such lock" not in seen.text
 
 
 def test_409_is_a_conflict(rude_url: str) -> None:
