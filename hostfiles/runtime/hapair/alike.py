@@ -242,7 +242,7 @@ class Alike:
             if told["format"] != FORMAT or told["node"] != peer:
                 return None, f"the store holds something else: install one hapair on both, and restart that of {peer}"
             return {str(name): str(value) for name, value in dict(told["facts"]).items()}, ""
-        except (ValueError, KeyError, TypeError) as bad:
+        except (ValueError, KeyError, TypeError, RecursionError) as bad:
             return None, f"the store holds something else ({type(bad).__name__})"
 
 

@@ -41,7 +41,7 @@ def main(argv: Sequence[str], paths: Paths | None = None) -> int:
         "agent": lambda: _agent(config, paths),
         "leave": lambda: _leave(config, paths),
         "status": lambda: _status(paths, as_json=given.json),
-        "explain": lambda: _explain(paths, given.resource, given.n),
+        "explain": lambda: _explain(config, paths, given.resource, given.n),
         "recover-split-brain": lambda: _recover(config, paths, given),
         "preflight": lambda: _preflight(config, paths, given),
         "clear-tombstone": lambda: _clear_tombstone(config, paths, given.resource),
@@ -147,14 +147,15 @@ def _store(listen: str, folder: Path) -> int:
     return 0
 
 
-def _explain(paths: Paths, resource: str, count: int) -> int:
+def _explain(config: Config, paths: Paths, resource: str, count: int) -> int:
     from hapair import explain  # noqa: PLC0415 - see the module's text
 
     try:
         entries = explain.last_decisions(paths.decisions, resource, max(1, count))
     except OSError as bad:
         return complain(f"{paths.decisions}: {bad.strerror}", 1)
-    say(explain.text(entries) if entries else f"{resource}: nothing was decided yet")
+    names = {config.me.uuid: config.node, config.other.uuid: config.peer}
+    say(explain.text(entries, names) if entries else f"{resource}: nothing was decided yet")
     return 0
 
 

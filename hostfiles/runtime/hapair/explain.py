@@ -6,7 +6,7 @@ import json
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Mapping
 
 HAZARDS: Dict[str, str] = {
     "F1": "a node that goes on without its peer must hold the lock, by a write of its own",
@@ -57,8 +57,11 @@ def last_decisions(log: Path, resource: str, count: int) -> List[Dict[str, Any]]
     return list(found)
 
 
-def text(entries: List[Dict[str, Any]]) -> str:
-    """Return the entries for people: when, rule and action, how it ended and why; the hazard once for each rule."""
+def text(entries: List[Dict[str, Any]], names: Mapping[str, str]) -> str:
+    """Return the entries for people: when, rule and action, how it ended and why; the hazard once for each rule.
+
+    `names` (uuid → node) are put in place of the uuids by which locks name their owners.
+    """
     lines: List[str] = []
     told = set()
     for entry in entries:
@@ -71,4 +74,7 @@ def text(entries: List[Dict[str, Any]]) -> str:
         if rule in HAZARDS and rule not in told:
             told.add(rule)
             lines.append(f"    {rule} is there because {HAZARDS[rule]}")
-    return "\n".join(lines)
+    told_so = "\n".join(lines)
+    for uuid, name in names.items():
+        told_so = told_so.replace(uuid, name)
+    return told_so

@@ -47,10 +47,11 @@ def main(argv: Sequence[str], paths: Paths | None = None) -> int:
         from hapair import restored  # noqa: PLC0415 - the other words need none of it
 
         return restored.main(argv[1:], paths)
+    asked = "-h" in argv or "--help" in argv
     words = [word for word in argv if word != "--json"]
-    command = "" if len(words) != 2 else words[0] if len(argv) == 2 else f"{words[0]} --json"
+    command = "" if asked or len(words) != 2 else words[0] if len(argv) == 2 else f"{words[0]} --json"
     if command not in commands:
-        return complain(USAGE, 2)
+        return _usage(asked=asked)
     try:
         config = load(paths.config)
         open_store(config.store, paths)
@@ -61,6 +62,13 @@ def main(argv: Sequence[str], paths: Paths | None = None) -> int:
         return complain(f"no such resource: {resource}; this site has {', '.join(config.resources)}", 2)
     guards = Guards(paths, resource, config.resources[resource].minor)
     return commands[command](config, fence_of(config, resource, paths), guards)
+
+
+def _usage(*, asked: bool) -> int:
+    if not asked:
+        return complain(USAGE, 2)
+    say(USAGE)
+    return 0
 
 
 def _lock(config: Config, fence: Fence, guards: Guards) -> int:

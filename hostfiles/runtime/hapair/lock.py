@@ -15,6 +15,10 @@ HISTORY = 20
 """Former versions that a lock object keeps."""
 SCHEMA = re.compile(r"local (\d+), global (\d+)")
 """How a lock tells the versions of LXD's databases."""
+LARGEST_EPOCH = 2**53
+"""JSON's numbers are exact to there."""
+LARGEST_TIME = 253402300800.0
+"""The year 10000, in wall seconds: the last that a date can show."""
 REASON_BYTES = 200
 """Longest reason kept, so that a whole history stays below LARGEST_BYTES."""
 
@@ -98,43 +102,79 @@ def parse(data: bytes, resource: str) -> LockRecord:
         raise LockInvalid("the object is too large to be a lock")
     try:
         fields = json.loads(data)
-        if fields["format"] != FORMAT:
-            raise LockInvalid(
-                f"lock object of format {fields['format']!r}, but this program knows only {FORMAT}: "
-                "install the hapair that wrote it on this node too"
-            )
-        record = LockRecord(
-            resource=str(fields["resource"]),
-            state=LockState(fields["state"]),
-            owner=str(fields["owner"]),
-            epoch=int(fields["epoch"]),
-            attempt_id=str(fields["attempt_id"]),
-            writer=str(fields["writer"]),
-            generation=str(fields.get("generation", "")),
-            schema=str(fields.get("schema", "")),
-            stays=fields.get("stays") is True,
-            time=float(fields.get("time", 0.0)),
-            reason=str(fields.get("reason", "")),
-            history=tuple(_former(one) for one in fields.get("history", ())),
+    except (ValueError, RecursionError) as bad:
+        raise LockInvalid(f"not a lock object: no JSON ({type(bad).__name__})") from None
+    if not isinstance(fields, dict):
+        raise LockInvalid("not a lock object: no JSON object")
+    form = fields.get("format")
+    if isinstance(form, (bool, float)) or form != FORMAT:
+        told = form if isinstance(form, (int, str)) else type(form).__name__
+        raise LockInvalid(
+            f"lock object of format {told!a:.40}, but this program knows only {FORMAT}: "
+            "install the hapair that wrote it on this node too"
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as bad:
-        raise LockInvalid(f"not a lock object ({type(bad).__name__}: {bad})") from None
+    history = fields.get("history", [])
+    if not isinstance(history, list) or not all(isinstance(one, dict) for one in history):
+        raise LockInvalid("not a lock object: its history is no list of versions")
+    record = LockRecord(
+        resource=_text(fields, "resource"),
+        state=_state(fields),
+        owner=_text(fields, "owner"),
+        epoch=_epoch(fields),
+        attempt_id=_text(fields, "attempt_id"),
+        writer=_text(fields, "writer"),
+        generation=_text({"generation": "", **fields}, "generation"),
+        schema=_text({"schema": "", **fields}, "schema"),
+        stays=fields.get("stays") is True,
+        time=_time({"time": 0.0, **fields}),
+        reason=_text({"reason": "", **fields}, "reason"),
+        history=tuple(_former(one) for one in history),
+    )
     if record.resource != resource:
-        raise LockInvalid(f"this is the lock of resource {record.resource!r}, not of {resource!r}")
-    if record.epoch < 0 or not record.owner or not record.attempt_id:
-        raise LockInvalid("a lock object without owner, epoch or attempt")
+        raise LockInvalid(f"this is the lock of resource {record.resource!a:.80}, not of {resource!r}")
+    if not record.owner or not record.attempt_id:
+        raise LockInvalid("a lock object without owner or attempt")
     return record
 
 
 def _former(fields: Mapping[str, Any]) -> Former:
     return Former(
-        epoch=int(fields["epoch"]),
-        state=LockState(fields["state"]),
-        owner=str(fields["owner"]),
-        writer=str(fields["writer"]),
-        time=float(fields["time"]),
-        reason=str(fields["reason"]),
+        epoch=_epoch(fields),
+        state=_state(fields),
+        owner=_text(fields, "owner"),
+        writer=_text(fields, "writer"),
+        time=_time(fields),
+        reason=_text(fields, "reason"),
     )
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    # Half a surrogate pair can be neither printed nor written again.
+    if not isinstance(value, str) or any("\ud800" <= char <= "\udfff" for char in value):
+        raise LockInvalid(f"not a lock object: its {name} is no text")
+    return value
+
+
+def _epoch(fields: Mapping[str, Any]) -> int:
+    value = fields.get("epoch")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < LARGEST_EPOCH:
+        raise LockInvalid("not a lock object: its epoch is no version number")
+    return value
+
+
+def _time(fields: Mapping[str, Any]) -> float:
+    value = fields.get("time")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < LARGEST_TIME:
+        raise LockInvalid("not a lock object: its time is no time")
+    return float(value)
+
+
+def _state(fields: Mapping[str, Any]) -> LockState:
+    try:
+        return LockState(fields.get("state"))
+    except ValueError:
+        raise LockInvalid("not a lock object: its state is none of " + ", ".join(s.value for s in LockState)) from None
 
 
 def _short(reason: str) -> str:

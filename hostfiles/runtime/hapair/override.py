@@ -18,7 +18,8 @@ from typing import Sequence
 from hapair import proc, r0
 from hapair.config import BadConfig, Config, load
 from hapair.decisions import DecisionLog
-from hapair.fence.site import fence_of
+from hapair.fence.base import BadStore
+from hapair.fence.site import fence_of, open_store
 from hapair.fencing import Answer, Fence, Held
 from hapair.guards import Guards
 from hapair.lock import LockRecord, LockState, held_by
@@ -90,7 +91,8 @@ def main(argv: Sequence[str], paths: Paths | None = None) -> int:
     given = _parser().parse_args(list(argv))
     try:
         config = load(paths.config)
-    except BadConfig as bad:
+        open_store(config.store, paths)
+    except (BadConfig, BadStore) as bad:
         return complain(str(bad), 2)
     if given.resource not in config.resources:
         return complain(f"no such resource: {given.resource}; this site has {', '.join(config.resources)}", 2)
@@ -216,6 +218,8 @@ def _finish(override: Override, taken: Answer) -> int:
 
 def _undo(override: Override) -> int:
     answer = override.fence.undo_override(override.epoch, f"override undone: {override.reason}")
+    if answer.held is Held.REFUSED and answer.record is not None and answer.record.state is not LockState.STEALING:
+        return complain(f"there is no override to undo: the lock is {_state(override, answer.record)}", 1)
     if answer.held is not Held.HELD or answer.record is None:
         return complain(_why_not(override, answer), 1)
     _log(override, "undo the override", f"{answer.record.state.value}, epoch {answer.record.epoch}")
@@ -232,7 +236,9 @@ def _why_not(override: Override, answer: Answer) -> str:
     now = f"the lock is {_state(override, answer.record)}"
     if answer.record.epoch != override.epoch or answer.record.owner != override.owner:
         return f"refused: {now}, not epoch {override.epoch} of {override.owner_name}: look at `drbd-fence status` again"
-    return f"refused: {now}: there is no override to undo, and nothing to take: `{override.resource} primary` is enough"
+    if answer.record.state is LockState.STEALING:
+        return f"refused: {now}, and its history does not tell what it was before: nothing can be put back"
+    return f"refused: {now}: there is nothing to take: `{override.resource} primary` is enough"
 
 
 def _state(override: Override, record: LockRecord) -> str:

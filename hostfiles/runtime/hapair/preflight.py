@@ -176,18 +176,20 @@ def differences(mine: Dict[str, str], theirs: Dict[str, str]) -> List[Refusal]:
 def run(config: Config, paths: Paths, names: tuple[str, ...], *, as_json: bool, compare: Path | None) -> int:
     """Look at the resources and tell; 0: all is well, 1: something is refused, 2: the other node's file is none."""
     report: Dict[str, Any] = {"node": config.node, "resources": {}}
-    theirs: Dict[str, Any] = {}
+    theirs: Dict[str, Dict[str, str]] = {}
     if compare is not None:
         try:
-            theirs = dict(json.loads(compare.read_text())["resources"])
-        except (OSError, ValueError, KeyError, TypeError) as bad:
-            return complain(f"--compare {compare}: {bad}; it is what `hapair preflight --json` prints there", 2)
+            told = json.loads(compare.read_text())["resources"]
+            theirs = {name: dict(one["fingerprints"]) for name, one in dict(told).items()}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as bad:
+            why = f"{type(bad).__name__}: {bad}"
+            return complain(f"--compare {compare}: {why}; it is what `hapair preflight --json` prints there", 2)
     clean = True
     for name in names:
         prints = fingerprints(config, name, paths)
         refused = full(config, name, paths)
         if compare is not None:
-            refused += differences(prints, dict(theirs.get(name, {}).get("fingerprints", {})))
+            refused += differences(prints, theirs.get(name, {}))
         clean = clean and not refused
         report["resources"][name] = {"refused": [vars(one) for one in refused], "fingerprints": prints}
         if not as_json:

@@ -13,7 +13,8 @@ from typing import Sequence
 
 from hapair.config import BadConfig, Config, load
 from hapair.decisions import DecisionLog
-from hapair.fence.site import fence_of
+from hapair.fence.base import BadStore
+from hapair.fence.site import fence_of, open_store
 from hapair.fencing import Held, no_guard
 from hapair.guards import Guards
 from hapair.paths import Paths
@@ -28,7 +29,8 @@ def main(argv: Sequence[str], paths: Paths | None = None) -> int:
     given = _parser().parse_args(list(argv))
     try:
         config = load(paths.config)
-    except BadConfig as bad:
+        open_store(config.store, paths)
+    except (BadConfig, BadStore) as bad:
         return complain(str(bad), 2)
     fault = _fault(config, given)
     if fault:

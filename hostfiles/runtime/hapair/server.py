@@ -43,7 +43,7 @@ class Request:
         self._open = set(resources)
         self._ok = True
         self._texts: list[str] = []
-        self._said = ""
+        self._said: set[str] = set()
 
     @classmethod
     def quiet(cls, wish: Wish, resources: tuple[str, ...]) -> Request:
@@ -51,9 +51,9 @@ class Request:
         return cls(wish, resources, 1e9)
 
     def progress(self, text: str) -> None:
-        """Say what is done or waited for, once for each new text."""
-        if text and text != self._said:
-            self._said = text
+        """Say what is done or waited for, each text once: what is tried again and again would repeat two in turn."""
+        if text and text not in self._said:
+            self._said.add(text)
             self._replies.put({"waiting": text})
 
     def finish(self, resource: str, *, ok: bool, text: str) -> None:

@@ -39,6 +39,8 @@ SPARE_BYTES = 64 << 20
 """What must stay free beside the copy: a full root disk would hurt the agent."""
 DRBD_LIMIT_S = 20.0
 LOG_LIMIT_S = 2.0
+OWN_MARK = b"recovery"
+"""What the mark holds when a recovery made it; the kernel's handler leaves an empty one."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,11 @@ def run(recovery: Recovery, *, folder: Path, confirm: str | None, dry_run: bool)
         say(line)
     objection = recovery.objection()
     if objection:
+        if not dry_run:
+            _forget_mark(recovery, of_own=False)
         return complain(f"refused: {objection}", 1)
+    if recovery.here:
+        say(f"  all of this is discarded, and replaced by what {recovery.config.peer} has")
     if dry_run:
         say("a dry run: nothing was changed. The same with --dry-run on the other node shows what that side has.")
         return 0
@@ -103,7 +109,7 @@ def run(recovery: Recovery, *, folder: Path, confirm: str | None, dry_run: bool)
 
 
 def what_differs(recovery: Recovery) -> List[str]:
-    """Return, for people, what this side has that the other has not: all of it is lost where this side is the victim.
+    """Return, for people, what this side has that the other has not.
 
     DRBD marks in its bitmap what changed since the replicas were last connected, in blocks of 4 KiB; after a crash it
     marks every extent of 4 MiB that was in use.
@@ -132,8 +138,6 @@ def what_differs(recovery: Recovery) -> List[str]:
         words = [line.split() for line in shown.output.splitlines()]
         transaction = next((word[1] for word in words if word[:1] == ["generation"] and len(word) > 1), "unknown")
         lines.append(f"  last transaction of the file system: {transaction}")
-    if recovery.here:
-        lines.append(f"  all of this is discarded, and replaced by what {recovery.config.peer} has")
     return lines
 
 
@@ -154,8 +158,25 @@ def _confirmed(recovery: Recovery, typed: str | None) -> bool:
 
 def _victim(recovery: Recovery, folder: Path) -> int:
     """Save, then connect as the one that gives in. The mark keeps the agent from connecting in between."""
+    mark = recovery.paths.split_brain(recovery.resource)
+    if not mark.exists():
+        replace_file(mark, OWN_MARK, durable=False)
+    try:
+        return _give_in(recovery, folder)
+    finally:
+        _forget_mark(recovery, of_own=True)
+
+
+def _forget_mark(recovery: Recovery, *, of_own: bool) -> None:
+    """Let the agent connect again: the replicas have met, or (`of_own`) only this recovery kept it from that."""
+    mark, kernel = recovery.paths.split_brain(recovery.resource), recovery.guards.kernel()
+    with contextlib.suppress(FileNotFoundError):
+        if (kernel is not None and kernel.connected) or (of_own and mark.read_bytes() == OWN_MARK):
+            mark.unlink()
+
+
+def _give_in(recovery: Recovery, folder: Path) -> int:
     resource = recovery.resource
-    replace_file(recovery.paths.split_brain(resource), b"recovery", durable=False)
     device = backing_device(resource)
     target = folder / f"{resource}-{recovery.config.node}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.img"
     try:
@@ -174,7 +195,8 @@ def _victim(recovery: Recovery, folder: Path) -> int:
     _log(recovery, "drbdadm connect --discard-my-data", "done" if done.ok else done.last_line)
     if not done.ok:
         return complain(f"drbdadm connect --discard-my-data {resource}: {done.last_line}", 1)
-    recovery.paths.split_brain(resource).unlink()
+    with contextlib.suppress(FileNotFoundError):
+        recovery.paths.split_brain(resource).unlink()
     say(f"{resource}: waits for {recovery.config.peer}: run the same command there now")
     return 0
 

@@ -90,9 +90,11 @@ def text(status: dict[str, Any]) -> str:
         lines.append(
             f"  services: {services}" + (f"; I/O suspended ({', '.join(one['suspended'])})" if one["suspended"] else "")
         )
-        if one["refused"]:
+        if one["refused"] and one["refused"] != one["waiting"]:
             lines.append(f"  refused: {one['refused']}")
         lines += [f"  {mark}" for mark in ("tombstone", "split_brain", "held", "paused") if one[mark]]
         if one["waiting"]:
-            lines.append(f"  {one['rule']}: {one['waiting']} (for {one['since_s']:g} s)")
+            # A refusal names its rule itself, for it also stands alone.
+            known = one["waiting"].startswith((f"{one['rule']} ", f"{one['rule']}:"))
+            lines.append(f"  {'' if known else one['rule'] + ': '}{one['waiting']} (for {one['since_s']:g} s)")
     return "\n".join(lines)

@@ -1,8 +1,9 @@
 """The reference fence store: a small HTTP server for any third machine.
 
 `GET /v1/locks/NAME` answers the object and its ETag; `PUT` needs `If-Match: ETAG` or `If-None-Match: *` (428 without
-either, 412 when the condition fails). There is no DELETE: a missing object is "unknown", never "free". Every change is
-on the disk, and its name too, before it is answered; what a killed server left half written is removed by the next one.
+either, 412 when the condition fails, 400 for JSON that nests too deep to be read). There is no DELETE: a missing object
+is "unknown", never "free". Every change is on the disk, and its name too, before it is answered; what a killed server
+left half written is removed by the next one.
 One server alone uses a folder. `FOLDER/requests.jsonl` tells every request with the lock before and after.
 """
 
@@ -74,7 +75,7 @@ class LockStore:
         """Write under the condition; return status and the new ETag."""
         with self._one_at_a_time:
             before = self._read(name)
-            status = self._judge(before, if_match, if_none_match)
+            status = 400 if _too_deep(body) else self._judge(before, if_match, if_none_match)
             if status in (200, 201):
                 replace_file(self._objects / name, body, durable=True)
             self._note({"client": client, "method": "PUT", "name": name, "status": status}, before, self._read(name))
@@ -111,9 +112,21 @@ def _essence(body: bytes | None) -> dict[str, Any] | None:
         return None
     try:
         fields = json.loads(body)
-        return {key: fields[key] for key in ("state", "owner", "epoch", "writer", "attempt_id") if key in fields}
-    except (ValueError, TypeError):
+        found = {key: fields[key] for key in ("state", "owner", "epoch", "writer", "attempt_id") if key in fields}
+    except (ValueError, TypeError, RecursionError):
         return {}
+    return {key: value for key, value in found.items() if isinstance(value, (str, int))}
+
+
+def _too_deep(body: bytes) -> bool:
+    """True for JSON that nests so deep that no program could read it back."""
+    try:
+        json.loads(body)
+    except RecursionError:
+        return True
+    except ValueError:
+        pass
+    return False
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -129,6 +129,7 @@ def test_a_change_here_counts_before_the_agent_has_told_it(
     [
         (None, "nobody knows what n2 runs: its agent has told nothing"),
         ("<html>", "the store holds something else (JSONDecodeError)"),
+        ("[" * 9000, "the store holds something else (RecursionError)"),
         ('{"format": 2, "node": "n2", "facts": {}}', "install one hapair on both"),
         ('{"format": 1, "node": "n1", "facts": {}}', "install one hapair on both"),
         ('{"format": 1, "node": "n2", "facts": 7}', "the store holds something else (TypeError)"),

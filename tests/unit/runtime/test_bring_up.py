@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hapair import policy
+from hapair import policy, status
 from hapair.actions import Action, Kind, Outcome, Verdict
 from hapair.memory import RETRY_S, Memory, Wish, answered, begin
 from hapair.states import Connection, Disk, Kernel, Observation, Replication, Role, Settings, Times, Volume
+
+from .conftest import Host
 
 SITE = Settings("r0", "uuid-n2", "uuid-n1", "n1", False, Times(3.0, 7.5, 2.0, 20.0, 60.0))
 DISKLESS = Observation(
@@ -62,9 +64,11 @@ def test_what_preflight_refuses_is_not_promoted() -> None:
     assert Kind.PROMOTE in kinds(actions)
 
 
-def test_it_says_what_is_refused() -> None:
+def test_it_says_what_is_refused(n1: Host) -> None:
     lost = Kernel("r0", connection=Connection.CONNECTING, volumes=(Volume(0, Disk.CONSISTENT),))
     seen = Observation(complete=True, kernel=lost, refused="F11 fencing: must be another", lxd_active=False)
     _, memory = policy.decide(SITE, seen, begin(0.0), 60.0)
     assert (memory.rule, memory.waiting) == ("F11", "F11 fencing: must be another")
+    shown = status.text({"resources": {"r0": status.resource_status(n1.config, seen, memory, 3.0)}})
+    assert shown.count("F11") == shown.count("must be another") == 1, "the rule once, and the refusal once"
     assert memory.wake_at == 60.0 + RETRY_S

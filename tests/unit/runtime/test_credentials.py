@@ -42,6 +42,9 @@ def put(path: Path, text: str, mode: int = 0o600) -> str:
         ('{"user": "tell-nobody", "password": ""}', 0o600, "without password"),
         ('{"bearer": "tell-nobody\\nX: y"}', 0o600, "characters that no header may have"),
         ("[" * 70000, 0o600, "too large"),
+        ("[" * 60000, 0o600, "not JSON"),
+        ('{"bearer": ""}', 0o600, "its bearer is empty"),
+        ('{"bearer": " \\t"}', 0o600, "its bearer is empty"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, mode: int, said: str) -> None:

@@ -40,6 +40,13 @@ def test_the_last_decisions_of_one_resource(n1: Host, capsys: pytest.CaptureFixt
     assert ".250" in said
 
 
+def test_nodes_go_by_their_names(n1: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    why = "the lock is SOLO of uuid-n2, epoch 7, not of uuid-n1"
+    n1.paths.decisions.write_text(json.dumps({**entry(1), "why": why}))
+    assert cli.main(["explain", "r0"], n1.paths) == 0
+    assert "why: the lock is SOLO of n2, epoch 7, not of n1\n" in capsys.readouterr().out
+
+
 def test_nothing_to_explain(n1: Host, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "r0"], n1.paths) == 1
     n1.paths.decisions.write_text("")

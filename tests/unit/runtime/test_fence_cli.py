@@ -25,7 +25,7 @@ def made(n1: Host) -> Host:
 
 
 def run(host: Host, *words: str) -> int:
-    return fence_cli.main(words, host.paths)
+    return fence_cli.main(list(words), host.paths)
 
 
 def with_store(host: Host, **changed: str) -> None:
@@ -122,6 +122,30 @@ def test_credentials_that_others_may_read(
     told = capsys.readouterr().err
     assert "chmod 600" in told
     assert "tell-nobody" not in told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("steal", "r0", "--epoch", "2", "--owner", "n2", "--reason", "x", "--confirm", "r0"),
+        ("steal", "r0", "--epoch", "2", "--owner", "n2", "--reason", "x", "--confirm", "r0", "--undo"),
+        ("accept-restored", "r0", "--stored", "1", "--seen", "2", "--reason", "x", "--confirm", "r0"),
+    ],
+)
+def test_credentials_that_are_missing_are_bad_input_to_all(
+    n1: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    with_store(n1, credentials=str(tmp_path / "none.json"))
+    assert run(n1, *words) == 2
+    assert "none.json: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("--help",), ("-h",), ("status", "--help")])
+def test_help_is_no_complaint(n1: Host, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    assert run(n1, *words) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("usage: drbd-fence")
+    assert told.err == ""
 
 
 def test_nobody_listens(n1: Host, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hapair.lock import (
@@ -22,6 +23,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 FIRST = first("r0", me="a", attempt_id="1", time=5.0)
+HISTORIC = {"epoch": 1, "state": "SHARED", "owner": "a", "writer": "a", "time": 5.0, "reason": ""}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
 
 
 def test_round_trip() -> None:
@@ -85,6 +92,24 @@ def test_an_override_is_closed_to_everybody() -> None:
         {"state": "UNLOCKED"},
         {"epoch": -1},
         {"epoch": "many"},
+        {"epoch": "7"},
+        {"epoch": True},
+        {"epoch": 1.0},
+        {"epoch": 2**53},
+        {"epoch": float("inf")},
+        {"format": True},
+        {"format": [[]]},
+        {"time": 1e300},
+        {"time": float("nan")},
+        {"time": -1.0},
+        {"time": True},
+        {"owner": 7},
+        {"owner": "\ud800"},
+        {"reason": None},
+        {"state": []},
+        {"history": [7]},
+        {"history": [{**HISTORIC, "time": 1e300}]},
+        {"history": [{**HISTORIC, "epoch": 1e999}]},
         {"owner": ""},
         {"attempt_id": ""},
         {"resource": "r1"},
@@ -92,8 +117,41 @@ def test_an_override_is_closed_to_everybody() -> None:
 )
 def test_what_is_not_this_lock_is_refused(change: dict[str, object]) -> None:
     fields = {**json.loads(FIRST.to_bytes()), **change}
-    with pytest.raises(LockInvalid):
+    with pytest.raises(LockInvalid, match="lock"):
         parse(json.dumps(fields).encode(), "r0")
+
+
+def test_a_former_version_is_read() -> None:
+    fields = {**json.loads(FIRST.to_bytes()), "history": [HISTORIC]}
+    assert parse(json.dumps(fields).encode(), "r0").history == (Former(1, LockState.SHARED, "a", "a", 5.0, ""),)
+
+
+def lock_or_refused(data: bytes) -> None:
+    """Nothing but LockInvalid comes of it, in words that can be printed; a lock can be shown and written again."""
+    try:
+        record = parse(data, "r0")
+    except LockInvalid as bad:
+        assert 0 < len(str(bad).encode()) < 300
+        return
+    for at in (record.time, *(one.time for one in record.history)):
+        assert time.strftime("%Y", time.gmtime(at)) >= "1970"
+    assert parse(record.to_bytes(), "r0") == record
+
+
+@given(JSON | st.dictionaries(st.sampled_from([*json.loads(FIRST.to_bytes()), "x"]), JSON))
+def test_any_json_is_a_lock_or_refused(value: object) -> None:
+    lock_or_refused(json.dumps(value).encode())
+
+
+@given(st.sampled_from(sorted(json.loads(FIRST.to_bytes()))), JSON)
+def test_a_lock_with_anything_in_one_place_is_a_lock_or_refused(name: str, value: object) -> None:
+    lock_or_refused(json.dumps({**json.loads(FIRST.to_bytes()), name: value}).encode())
+
+
+@given(st.sampled_from(sorted(HISTORIC)), JSON)
+def test_a_former_version_with_anything_in_one_place_is_one_or_refused(name: str, value: object) -> None:
+    fields = {**json.loads(FIRST.to_bytes()), "history": [{**HISTORIC, name: value}]}
+    lock_or_refused(json.dumps(fields).encode())
 
 
 @pytest.mark.parametrize("missing", ["format", "state", "owner", "epoch", "attempt_id", "writer", "resource"])
@@ -104,7 +162,18 @@ def test_a_lock_that_lacks_a_field_is_refused(missing: str) -> None:
         parse(json.dumps(fields).encode(), "r0")
 
 
-@given(st.binary(max_size=200) | st.sampled_from([b"UNLOCKED", b"[]", b"null", b"<html>", b"x" * (LARGEST_BYTES + 1)]))
+GARBAGE = [
+    b"UNLOCKED",
+    b"[]",
+    b"null",
+    b"<html>",
+    b"x" * (LARGEST_BYTES + 1),
+    b"[" * 9000,
+    b'{"format": ' + b"[" * 9000,
+]
+
+
+@given(st.binary(max_size=200) | st.sampled_from(GARBAGE))
 def test_garbage_is_refused(data: bytes) -> None:
     with pytest.raises(LockInvalid):
         parse(data, "r0")

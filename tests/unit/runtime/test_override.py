@@ -166,6 +166,23 @@ def test_a_free_lock_is_not_stolen(n1: Host, n2: Host, capsys: pytest.CaptureFix
     assert "`r0 primary` is enough" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("stolen_from", "promoted")
+@pytest.mark.parametrize("epoch", [2, 7])
+def test_with_nothing_to_undo_nothing_is_advised(n2: Host, epoch: int, capsys: pytest.CaptureFixture[str]) -> None:
+    before = lock_of(n2)
+    assert steal(n2, "--confirm", "r0", "--undo", epoch=epoch) == 1
+    assert capsys.readouterr().err == "there is no override to undo: the lock is SOLO of n1, epoch 2\n"
+    assert lock_of(n2) == before
+
+
+@pytest.mark.usefixtures("stolen_from")
+def test_an_override_without_a_past_is_not_undone(n2: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored = tmp_path / "store/locks/example-r0"
+    stored.write_text(json.dumps({**json.loads(stored.read_text()), "state": "STEALING", "history": []}))
+    assert steal(n2, "--confirm", "r0", "--undo") == 1
+    assert "its history does not tell what it was before" in capsys.readouterr().err
+
+
 class Interrupted(Exception):
     """The process dies at this point."""
 

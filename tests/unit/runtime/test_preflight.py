@@ -201,8 +201,17 @@ def test_the_other_nodes_report_is_compared(
         True,
         False,
     ]
-    report.write_text("{}")
-    assert cli.main(["preflight", "--compare", str(report)], n1.paths) == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"resources":{"r0":[]}}', '{"resources":{"r0":{"fingerprints":7}}}', "[]", "[" * 9000, "half"]
+)
+def test_what_is_no_report_of_the_other_node(
+    n1: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "n2.json").write_text(text)
+    assert cli.main(["preflight", "--compare", str(tmp_path / "n2.json")], n1.paths) == 2
+    assert "it is what `hapair preflight --json` prints there" in capsys.readouterr().err
 
 
 @pytest.mark.spawns

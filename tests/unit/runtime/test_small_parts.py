@@ -13,7 +13,9 @@ import pytest
 from hapair import arp, notify, proc
 from hapair.config import Resource
 from hapair.decisions import DecisionLog
+from hapair.memory import Wish
 from hapair.paths import Paths
+from hapair.server import Request
 from hapair.services import Services
 
 SOURCES = sorted(Path(str(hapair.__file__)).parent.rglob("*.py"))
@@ -104,6 +106,19 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert notify.watchdog_pause_s() == 5.0
     monkeypatch.delenv("WATCHDOG_USEC")
     assert notify.watchdog_pause_s() is None
+
+
+def test_a_request_is_told_each_text_once() -> None:
+    request = Request(Wish.PRIMARY, ("r0",), 5.0)
+    for text in ("asks", "refused", "asks", "", "refused", "waits", "asks"):
+        request.progress(text)
+    request.finish("r0", ok=False, text="gave up")
+    assert [reply.get("waiting") or reply["text"] for reply in request.replies()] == [
+        "asks",
+        "refused",
+        "waits",
+        "gave up",
+    ]
 
 
 RESOURCE = Resource(

@@ -170,6 +170,57 @@ def test_a_connect_that_fails_keeps_the_mark(n1: Host, n2: Host, disk: Disk) -> 
     assert n2.paths.split_brain("r0").exists()
 
 
+def test_the_mark_goes_when_the_replicas_have_met(n1: Host, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The victim's command once more, after both sides were run: they meet while it saves."""
+    real = split_brain.save
+
+    def meanwhile(device: Path, target: Path) -> int:
+        n1.together()
+        return real(device, target)
+
+    monkeypatch.setattr(split_brain, "save", meanwhile)
+    assert recover(n1, "--confirm", "n1") == 1
+    assert not n1.paths.split_brain("r0").exists()
+    n1.paths.split_brain("r0").write_text("")
+    assert recover(n1, "--dry-run") == 1
+    assert n1.paths.split_brain("r0").exists(), "a dry run changes nothing"
+    assert recover(n1, "--confirm", "n1") == 1
+    assert not n1.paths.split_brain("r0").exists(), "refused at once, and what a former command left is gone"
+    assert disk.told == []
+
+
+@pytest.mark.parametrize("trouble", ["save", "connect"])
+def test_a_mark_of_its_own_goes_when_it_gives_up(n1: Host, disk: Disk, trouble: str) -> None:
+    n1.paths.split_brain("r0").unlink()
+    disk.fails = trouble
+    if trouble == "save":
+        disk.device.unlink()
+    assert recover(n1, "--confirm", "n1") == 1
+    assert not n1.paths.split_brain("r0").exists()
+
+
+@pytest.mark.usefixtures("disk")
+def test_a_split_brain_that_is_found_meanwhile_stays_marked(n1: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = n1.paths.split_brain("r0")
+    mark.unlink()
+
+    def meanwhile(device: Path, target: Path) -> int:
+        assert mark.exists(), "the agent is kept from connecting"
+        mark.write_text("")
+        raise OSError(f"{device}: read error, so no {target}")
+
+    monkeypatch.setattr(split_brain, "save", meanwhile)
+    assert recover(n1, "--confirm", "n1") == 1
+    assert mark.exists()
+
+
+@pytest.mark.usefixtures("disk")
+def test_a_refused_dry_run_says_nothing_of_discarding(n1: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    n1.together()
+    assert recover(n1, "--dry-run") == 1
+    assert "discarded" not in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("disk")
 def test_bad_input(n1: Host) -> None:
     assert recover(n1, victim="n7") == 2

@@ -62,6 +62,19 @@ def test_a_body_that_is_too_large_is_refused(store_url: str) -> None:
     assert ask(store_url, "GET", "/v1/locks/x")[0] == 404
 
 
+def test_json_that_nests_too_deep_is_refused(store_url: str, tmp_path: Path) -> None:
+    path = "/v1/locks/x"
+    assert ask(store_url, "PUT", path, {"If-None-Match": "*"}, b"[" * 9000)[0] == 400
+    assert ask(store_url, "GET", path)[0] == 404
+    (tmp_path / "store/locks/x").write_bytes(b"[" * 9000)
+    assert ask(store_url, "GET", path)[0] == 200, "what stands there already is told as it is"
+    deep = b'{"owner": ' + b"[" * 500 + b"]" * 500 + b', "epoch": 3}'
+    assert ask(store_url, "PUT", "/v1/locks/y", {"If-None-Match": "*"}, deep)[0] == 201
+    log = [json.loads(line) for line in (tmp_path / "store/requests.jsonl").read_text().splitlines()]
+    assert [line["status"] for line in log] == [400, 404, 200, 201]
+    assert log[-1]["after"] == {"epoch": 3}
+
+
 def test_the_state_outlives_the_server(tmp_path: Path) -> None:
     first = store.LockStore(tmp_path)
     _, tag = first.put("a", b"body", None, "*", "127.0.0.1")
@@ -153,7 +166,9 @@ class Rude(BaseHTTPRequestHandler):
             self.send_response(200)
             self.send_header("ETag", 'W/"x"')
         else:
-            self.send_response(int(name))
+            self.send_response(int(name.partition("-")[0]))
+        if name.endswith("-page"):
+            self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -182,6 +197,14 @@ def test_no_other_answer_counts_as_a_reading(rude_url: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["500", "503", "429", "401", "428", "302", "404"])
 def test_no_other_answer_counts_as_a_clear_write(rude_url: str, name: str) -> None:
     assert HttpStore(rude_url).write(name, b"x", '"t"', 1.0).written is Written.UNCLEAR
+
+
+def test_a_web_page_is_no_missing_lock(rude_url: str) -> None:
+    assert HttpStore(rude_url).read("404", 1.0).found is Found.MISSING
+    seen = HttpStore(rude_url).read("404-page", 1.0)
+    assert seen.found is Found.UNAVAILABLE
+    assert "404 with a web page: is it the store's address?" in seen.text
+    assert "no such lock" not in seen.text
 
 
 def test_409_is_a_conflict(rude_url: str) -> None:

@@ -88,6 +88,7 @@ def drawn(folder: Path) -> Page:
 def test_it_tells_verdicts_recovery_reasons_rules_and_how_to_repeat(tmp_path: Path) -> None:
     shown = drawn(make_run(tmp_path / "run")).text
     wanted = (
+        "Scenario run ✓ 1 of 1",
         "1 of 1 scenarios as expected",
         "Repeat it: ./dev nox -s failover -- --seed 7",
         "User-Mode Linux",

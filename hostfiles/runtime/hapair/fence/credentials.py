@@ -27,7 +27,7 @@ def secret(path: str, keys: tuple[str, ...], kind: str) -> Dict[str, str]:
     data = _read(Path(path))
     try:
         fields = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         # An error of JSON's own would carry the text along.
         raise BadStore(f"{path}: not JSON; it should be {kind}") from None
     if not isinstance(fields, dict):

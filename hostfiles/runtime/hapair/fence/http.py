@@ -54,9 +54,9 @@ class HttpStore:
         self._headers = {"Connection": "close", **(_authorization(credentials) if credentials else {})}
 
     def read(self, name: str, limit_s: float) -> Reading:
-        """Return the object's current version; anything but 200 with an ETag, or 404, is UNAVAILABLE."""
+        """Return the object's current version; anything but 200 with an ETag, or 404, is UNAVAILABLE, and any page."""
         answer = self._ask("GET", name, {}, None, limit_s)
-        if answer.status == 404:
+        if answer.status == 404 and not answer.page:
             return Reading(Found.MISSING, text=f"{self._shown}: no such lock")
         if answer.status != 200:
             return Reading(Found.UNAVAILABLE, text=answer.text)
@@ -117,6 +117,8 @@ def _authorization(path: str) -> dict[str, str]:
     kind = 'JSON with "bearer", or with "user" and "password"'
     fields = secret(path, (), kind)
     if "bearer" in fields:
+        if not fields["bearer"].strip():
+            raise BadStore(f"{path}: its bearer is empty: put the store's token there")
         value = f"Bearer {fields['bearer']}"
     else:
         fields = secret(path, ("user", "password"), kind)
