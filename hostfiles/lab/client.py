@@ -187,6 +187,9 @@ def ask_id(options: argparse.Namespace) -> None:
         started, clock = time.time(), time.monotonic()
         try:
             boot = fetch(options.address, options.port, "/cgi-bin/id", options.timeout).strip()
+            if not boot:
+                # The script was ended before it said anything: its container stops.
+                raise http.client.HTTPException("an empty answer")
             log("probe", "id", boot=boot, started=started, latency_s=round(time.monotonic() - clock, 4))
             failing = ""
         except (OSError, http.client.HTTPException) as problem:

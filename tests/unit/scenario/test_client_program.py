@@ -222,6 +222,16 @@ def test_probing_logs_who_answers_and_how_a_failure_begins(
     assert len(failures) == 1 and "ConnectionRefused" in failures[0]["error"]
 
 
+def test_an_empty_answer_is_nobodys(writer: Writer, client: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    writer.boot = ""
+    given = ["--port", str(writer.port), "--interface", "", "--interval", "0.01", "--limit-s", "0.1"]
+    client.main(["probe", "127.0.0.1", *given])
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert not kinds(events, "id")
+    (failure,) = kinds(events, "id_fail")
+    assert "an empty answer" in failure["error"]
+
+
 def test_a_page_is_printed_and_a_missing_one_is_an_error(
     writer: Writer, client: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
