@@ -203,6 +203,7 @@ def _first_virtual(folder: Path, inputs: seed.Inputs, box: Box, progress: Steps,
     with progress.step("waiting for the container", estimate_s=20):
         pair.wait_serving(Deadline.after(VIRTUAL_SERVING_S))
     with progress.step("snapshot of all nodes", estimate_s=1):
+        _each([pair.node(name) for name in pair.site.nodes], _wait_settled)
         pair.lab.snapshot()
     return pair
 
@@ -417,6 +418,15 @@ def needed_memory_mb(site: Site) -> int:
 def _wait_ready(lab: Lab) -> None:
     deadline = Deadline.after(SERVING_S)
     _each(lab.nodes.values(), lambda node: node.wait_ready(deadline))
+
+
+def _wait_settled(node: Node) -> None:
+    """Wait until no unit is about to start: its time limit would pass at once when the snapshot is put back."""
+
+    def settled() -> bool:
+        return not node.run(["systemctl", "list-jobs", "--no-legend", "--quiet"], limit_s=SERVING_S).stdout.strip()
+
+    wait_until(f"{node.name} has started all units", settled, Deadline.after(SERVING_S), pause_s=0.5)
 
 
 def _each(nodes: Collection[Node], act: Callable[[Node], None]) -> None:
