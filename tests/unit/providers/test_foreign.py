@@ -25,6 +25,7 @@ INFO = '{"format": "qcow2", "virtual-size": 8589934593}'
 DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_CODENAME=bookworm\n'
 UBUNTU = 'PRETTY_NAME="Ubuntu 24.04 LTS"\nID=ubuntu\nID_LIKE=debian\nVERSION_CODENAME=noble\n'
 FEDORA = 'PRETTY_NAME="Fedora Linux 40"\nID=fedora\nVERSION_CODENAME=""\n'
+MINT = 'PRETTY_NAME="Linux Mint 22"\nID=linuxmint\nID_LIKE=ubuntu\nVERSION_CODENAME=wilma\n'
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\n"
 # What the machine says: the last argument of ssh is the command.
 SSH = r"""
@@ -113,6 +114,7 @@ def two_disks(folder: Path, _: Fakes) -> None:
 
 
 def elsewhere(folder: Path, _: Fakes) -> None:
+    (folder.parent.parent / "box.img").write_text("another's disk")
     (folder / "metadata.json").write_text('{"disks": [{"path": "../../box.img"}]}')
 
 
@@ -204,7 +206,12 @@ def test_apt_is_told_the_machines_release(release: str, suite: str, components: 
 
 @pytest.mark.parametrize(
     ("release", "architecture", "why"),
-    [(FEDORA, "amd64", "it is Fedora Linux 40"), ("", "amd64", "of an unknown system"), (DEBIAN, "arm64", "for arm64")],
+    [
+        (FEDORA, "amd64", "it is Fedora Linux 40"),
+        (MINT, "amd64", "it is Linux Mint 22"),
+        ("", "amd64", "of an unknown system"),
+        (DEBIAN, "arm64", "for arm64"),
+    ],
 )
 def test_other_systems_are_refused_by_name(release: str, architecture: str, why: str) -> None:
     with pytest.raises(HostLacks, match=why):
