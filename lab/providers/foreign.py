@@ -198,8 +198,9 @@ def entries(source: Path = SOURCE, public_key: str = "") -> list[Entry]:
 
 def _make(added: Added, source: Path, folder: Path, *, kvm: bool, step: Step) -> Made:
     load = _load(source, new_key(folder))
+    login = Login(added.login.user, (*added.login.keys, folder / KEY))  # in the end it takes the new one only
     try:
-        made = conversion.convert(added.disk, added.login, load, folder / DISK, kvm=kvm, step=step)
+        made = conversion.convert(added.disk, login, load, folder / DISK, kvm=kvm, step=step)
     except HapairError as error:
         raise type(error)(f"{added.name} {added.version}: {error.message}", error.hint) from error
     metadata = {"provider": PROVIDER, "format": "qcow2", "virtual_size": made.size_gb, "suite": made.suite}
