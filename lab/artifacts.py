@@ -11,7 +11,7 @@ from lab import build
 from lab.errors import BadInput
 from lab.hosts.site import Site
 from lab.log import Steps
-from lab.providers import box, bundle, hostlibvirt, image, installed, kvm
+from lab.providers import box, bundle, foreign, hostlibvirt, image, installed, kvm
 from lab.providers.base import Hypervisor
 from lab.providers.box import Box
 from lab.providers.choice import Choice, choose
@@ -49,9 +49,8 @@ def for_lab(
         HostLacks: Vagrant or its plugin is missing or too old; the host's daemon, asked for, cannot be used.
         HapairError: as `ensure`.
     """
-    release = site.lab.box
     bundled = Choice("uml", "that is what a bundle holds") if packed and asked is None else None
-    choice = bundled or choose(asked, site, lambda: _probe(box.ensure(progress, release)))
+    choice = bundled or choose(asked, site, lambda: _probe(site, progress))
     if choice.provider == "uml":
         tell(str(choice))
         return Ready(_with_programs(ensure(progress, packed), site, progress), None, choice)
@@ -60,13 +59,16 @@ def for_lab(
     if packed:
         raise BadInput("a bundle holds no box for virtual machines", "leave --bundle out, or take --provider uml")
     installed.check()
-    made = ensure(progress, box_of=release)
+    if foreign.is_foreign(site.lab.box):  # refused before anything is built
+        foreign.find(site.lab.box, site.lab.box_version)
+    made = ensure(progress, box_of=site)
     if made.box is None:
         raise AssertionError("a box was asked for")
-    verdict = _probe(made.box)
+    verdict = _probe(site, progress)
     if not verdict.usable:
         tell(f"virtual machines are emulated here, which takes several times as long: {verdict.text}")
-    hypervisor = Hypervisor(made.box.name, made.box.version, kvm=verdict.usable, host=daemon.host)
+    name, version, direct = made.box.name, made.box.version, made.box.direct
+    hypervisor = Hypervisor(name, version, kvm=verdict.usable, host=daemon.host, direct=direct)
     return Ready(_with_programs(made, site, progress), hypervisor, choice)
 
 
@@ -77,8 +79,22 @@ def _with_programs(made: Artifacts, site: Site, progress: Steps) -> Artifacts:
     return replace(made, programs=build.ensure(wanted.spec, progress, liblxc=wanted.liblxc).path)
 
 
-def _probe(box: Box) -> kvm.Verdict:
-    return kvm.probe(box.kernel, box.kernel_digest)
+def _probe(site: Site, progress: Steps) -> kvm.Verdict:
+    """Return whether KVM works: tried with the kernel of the lab's own box, for others have theirs in the disk."""
+    closed = kvm.access()
+    if closed is not None:
+        return closed
+    named = site.lab.box
+    made = box.ensure(progress, box.DEFAULT if foreign.is_foreign(named) else named)
+    return kvm.probe(made.kernel, made.kernel_digest)
+
+
+def _box(site: Site, progress: Steps) -> Box:
+    """Return the box that the site names."""
+    if not foreign.is_foreign(site.lab.box):
+        return box.ensure(progress, site.lab.box)
+    added = foreign.find(site.lab.box, site.lab.box_version)
+    return foreign.ensure(added, progress, lambda: _probe(site, progress).usable)
 
 
 @dataclass(frozen=True)
@@ -94,12 +110,12 @@ def cached() -> Cached:
     return Cached(kernel=build.cached(build.KERNEL) is not None, image=image.cached())
 
 
-def ensure(progress: Steps, packed: str | None = None, *, box_of: str | None = None) -> Artifacts:
+def ensure(progress: Steps, packed: str | None = None, *, box_of: Site | None = None) -> Artifacts:
     """Return kernel and image; what the cache lacks is built, the two side by side.
 
     Args:
         packed: a bundle's file or URL: then nothing is built.
-        box_of: a release: with the box of virtual machines, too.
+        box_of: a site: with the box of its virtual machines, too.
 
     Raises:
         HapairError: a build failed, or the bundle is damaged.
@@ -112,7 +128,7 @@ def ensure(progress: Steps, packed: str | None = None, *, box_of: str | None = N
         try:
             # In this thread, where Ctrl-C arrives.
             root = image.ensure(progress)
-            made_box = box.ensure(progress, box_of) if box_of else None
+            made_box = _box(box_of, progress) if box_of else None
             kernel = building.result()
         except BaseException:
             stop.set()

@@ -31,7 +31,7 @@ def faults(site: Site) -> list[Fault]:
     if len(site.nodes) != 2:
         # All that follows speaks of the one node and the other.
         return [(("nodes",), f"a pair has exactly two nodes, not {len(site.nodes)}")]
-    parts = (_names, _hardware, _networks, _containers, _store, _resources, _disks, _drbd_times, _fence_times)
+    parts = (_names, _hardware, _networks, _containers, _store, _resources, _disks, _drbd_times, _fence_times, _box)
     return [fault for part in parts for fault in part(site)]
 
 
@@ -220,3 +220,12 @@ def _fence_times(site: Site) -> Iterator[Fault]:
         )
     if times.watchdog_s > 0 and times.allow_no_watchdog:
         yield ("times", "allow_no_watchdog"), "contradicts watchdog_s, which names a watchdog"
+
+
+def _box(site: Site) -> Iterator[Fault]:
+    """Of the lab's own boxes there is one version each, made when it is needed; others are in the user's Vagrant."""
+    lab = site.lab
+    if lab.box.startswith("hapair/"):
+        yield ("lab", "box"), f"a lab makes its own boxes: name the release alone, {lab.box.removeprefix('hapair/')}"
+    elif lab.box_version and "/" not in lab.box:
+        yield ("lab", "box_version"), f"{lab.box} is the lab's own box, of which there are no versions to choose from"

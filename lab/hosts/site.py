@@ -36,6 +36,8 @@ StoreUrl = Annotated[str, Field(pattern=r"^$|^https?://[A-Za-z0-9.-]+(:[0-9]{1,5
 BucketName = Annotated[str, Field(pattern=r"^$|^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$")]
 KeyPrefix = Annotated[str, Field(pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9._/-]{0,200}$")]
 NodeFile = Annotated[str, Field(pattern=r"^$|^(/[A-Za-z0-9_.+-]+)+$")]
+# A box of somebody else's is called OWNER/NAME, as in Vagrant's public catalogue.
+BOX = r"^[a-z0-9][a-z0-9.-]*$|^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
 Secret = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+=-]{16,64}$", repr=False)]
 
 
@@ -227,8 +229,10 @@ class Rehearsal(Part):
     """What the nodes are; "auto": whatever works best on the machine that runs the lab."""
     libvirt: Literal["auto", "host", "session", "own"] = "auto"
     """Which libvirt daemon runs virtual machines; "auto": the host's where it may be used, else the lab's own."""
-    box: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")] = "debian-12"
-    """The release whose box virtual machines are made from."""
+    box: Annotated[str, Field(pattern=BOX)] = "debian-12"
+    """What virtual machines are made from: a release of the lab's own boxes, or a box in the user's Vagrant."""
+    box_version: Annotated[str, Field(pattern=r"^$|^[0-9][0-9A-Za-z.+-]*$")] = ""
+    """Of a box in the user's Vagrant; empty: the newest that is there."""
     memory_mb: Annotated[int, Field(ge=256, le=65536)]
     third_memory_mb: Annotated[int, Field(ge=64, le=65536)]
     # btrfs makes no file system below 109 MiB (mkfs.btrfs(8)).

@@ -130,6 +130,7 @@ class Hypervisor:
         kvm: the processor runs them; otherwise QEMU emulates one.
         host: the host's libvirt daemon has them; otherwise one of the lab's own.
         pool: the storage pool that holds their disks.
+        direct: they start the kernel beside their box's disk; otherwise the disk's own boot loader does.
         pool_folder: where the host's daemon keeps it; empty for a daemon of the lab's own, whose pool is in the lab's
             folder.
     """
@@ -140,6 +141,7 @@ class Hypervisor:
     host: bool = False
     pool: str = "default"
     pool_folder: str = ""
+    direct: bool = True
 
 
 @dataclass(frozen=True)

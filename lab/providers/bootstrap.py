@@ -25,6 +25,9 @@ from lab.errors import HostLacks, TimedOut
 from lab.log import Step
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder with an unpredictable name is made in it
+ARCHITECTURE = "amd64"
+PROXIES = ("http_proxy", "https_proxy", "no_proxy")
+"""Variables that name this machine's proxies."""
 BUILD_LIMIT_S = 900.0
 END_LIMIT_S = 20.0  # removing a tree from a busy disk takes its time
 HIGH_FD = 64  # mmdebstrap hands its own descriptors to a shell that knows those below 10 only
@@ -52,9 +55,15 @@ class Recipe:
     """The tree, package lists and packages while they are being installed."""
     carried: Mapping[str, str] = field(default_factory=dict)
     """Files that are moved out of the tree into the folder beside the file system: place in the tree, name there."""
-    architecture: str = "amd64"
+    architecture: str = ARCHITECTURE
     origin: str = "Debian"
     components: tuple[str, ...] = ("main",)
+
+
+def check_platform() -> None:
+    """Refuse a machine that no lab runs on (HostLacks)."""
+    if platform.machine() != "x86_64":
+        raise HostLacks(f"lab nodes run on x86-64 only, this machine is {platform.machine()}")
 
 
 def check_host() -> None:
@@ -63,8 +72,7 @@ def check_host() -> None:
     Raises:
         HostLacks: this is another kind of machine, or a program is not installed.
     """
-    if platform.machine() != "x86_64":
-        raise HostLacks(f"lab nodes run on x86-64 only, this machine is {platform.machine()}")
+    check_platform()
     proc.which("mmdebstrap")
     proc.which("mke2fs", "e2fsprogs")
 
@@ -202,8 +210,7 @@ def _run(argv: list[str], suite: str, temporary: Path, fds: Iterable[int], step:
         HostLacks: it may not make user namespaces, or no mirror answered.
         CommandFailed: it failed otherwise.
     """
-    inherited = ("http_proxy", "https_proxy", "no_proxy")
-    env = {name: os.environ[name] for name in inherited if name in os.environ} | {"TMPDIR": str(temporary)}
+    env = {name: os.environ[name] for name in PROXIES if name in os.environ} | {"TMPDIR": str(temporary)}
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb", buffering=0) as lines, os.fdopen(writer, "wb") as sink:
         child = proc.spawn(argv, env=env, stdout=sink, stderr=sink, pass_fds=tuple(fds))

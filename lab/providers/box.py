@@ -66,7 +66,15 @@ class Box:
     version: str
     digest: str
     """SHA-256 of the disk."""
-    kernel_digest: str
+    kernel_digest: str = ""
+    """SHA-256 of the kernel; empty: there is none beside the disk, which has a boot loader of its own."""
+    suite: str = ""
+    """The distribution's release in it."""
+
+    @property
+    def direct(self) -> bool:
+        """Whether kernel and initrd are started directly."""
+        return bool(self.kernel_digest)
 
     @property
     def image(self) -> Path:
@@ -115,7 +123,8 @@ def find(release: str = DEFAULT, source: Path = SOURCE) -> Box:
     digests = check(folder)
     if not digests.keys() >= {DISK, KERNEL, INITRD, KEY}:
         raise HostLacks(f"{folder}: is not a whole box", f"remove {folder} and run the command again")
-    return Box(folder, f"hapair/{release}", version(release, source), digests[DISK], digests[KERNEL])
+    name, suite = f"hapair/{release}", _release(release).suite
+    return Box(folder, name, version(release, source), digests[DISK], digests[KERNEL], suite)
 
 
 def cached(release: str = DEFAULT, source: Path = SOURCE) -> bool:
@@ -210,10 +219,7 @@ def _check_host(release: str) -> None:
 
 
 def _build(release: str, source: Path, folder: Path, step: Step) -> Made:
-    proc.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "hapair", "-f", folder / KEY], limit_s=20)
-    public = folder / f"{KEY}.pub"
-    recipe = _recipe(release, source, public.read_text(encoding="ascii"))
-    public.unlink()
+    recipe = _recipe(release, source, new_key(folder))
     packages = bootstrap.build(recipe, folder, "raw", step)
     step.note("converting the disk")
     # Not compressed: every boot would pay for it.
@@ -224,6 +230,16 @@ def _build(release: str, source: Path, folder: Path, step: Step) -> Made:
     shutil.copyfile(source / "box" / VAGRANTFILE, folder / VAGRANTFILE)
     step.note("checksum")
     return Made({"inputs": inputs(release, source), "packages": packages})
+
+
+def new_key(folder: Path) -> str:
+    """Make the key pair of the user `vagrant`: put the private key into a box's folder, and return the public one."""
+    program = proc.which("ssh-keygen", "openssh-client")
+    proc.run([program, "-q", "-t", "ed25519", "-N", "", "-C", "hapair", "-f", folder / KEY], limit_s=20)
+    public = folder / f"{KEY}.pub"
+    text = public.read_text(encoding="ascii")
+    public.unlink()
+    return text
 
 
 def pack(box: Box, progress: Steps) -> Path:

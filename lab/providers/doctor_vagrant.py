@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab import paths
 from lab.errors import HapairError
-from lab.providers import box, installed, kvm
+from lab.providers import box, foreign, installed, kvm
 from lab.providers.doctor import Finding, Grade, nearest, search_path
 from lab.providers.installed import Distribution
 
@@ -28,18 +28,19 @@ NEEDED_DISK_BYTES = 2 << 30
 BOX_BUILD = "about 1 min"
 
 
-def examine(*, wanted: bool) -> Iterable[Finding]:
+def examine(*, wanted: bool, named: str = box.DEFAULT, version: str = "") -> Iterable[Finding]:
     """Yield every finding.
 
     Args:
         wanted: labs are to use this provider: what it lacks is a failure then, and a warning otherwise.
+        named: the box that the site file names, and the `version` that it must have.
     """
     lack = Grade.BAD if wanted else Grade.WORSE
     at, found = installed.this(), installed.find()
     yield vagrant("vagrant", found.vagrant, at, lack)
     yield vagrant("vagrant-libvirt", found.plugin, at, lack)
     yield _programs(lack)
-    yield _box()
+    yield added(named, version, lack) if foreign.is_foreign(named) else _box()
     yield _kvm()
     yield _group()
     yield _disk(lack)
@@ -60,6 +61,15 @@ def _programs(lack: Grade) -> Finding:
             "libvirt and QEMU", lack, f"missing: {', '.join(missing)}", f"apt-get install {' '.join(missing)}"
         )
     return Finding("libvirt and QEMU", Grade.GOOD, "installed")
+
+
+def added(name: str, version: str, lack: Grade) -> Finding:
+    """Judge a box of somebody else's that nodes are to be made of."""
+    try:
+        found = foreign.find(name, version)
+    except HapairError as error:
+        return Finding("box", lack, error.message, error.hint)
+    return Finding("box", Grade.GOOD, f"{name} {found.version} in your Vagrant")
 
 
 def _box() -> Finding:

@@ -35,10 +35,15 @@ class Distribution:
         return "ubuntu" in (self.id, *self.like)
 
 
+def os_release(text: str) -> dict[str, str]:
+    """Read os-release(5): what each name in it stands for."""
+    pairs = (line.partition("=") for line in text.splitlines() if not line.startswith("#"))
+    return {name.strip(): value.strip().strip("\"'") for name, _, value in pairs}
+
+
 def distribution(text: str) -> Distribution:
     """Read os-release(5); what is missing in it is empty."""
-    pairs = (line.partition("=") for line in text.splitlines() if not line.startswith("#"))
-    values = {name.strip(): value.strip().strip("\"'") for name, _, value in pairs}
+    values = os_release(text)
     return Distribution(values.get("ID", ""), tuple(values.get("ID_LIKE", "").split()), values.get("VERSION_ID", ""))
 
 
@@ -111,10 +116,19 @@ def home() -> Path:
     return Path(os.environ.get("VAGRANT_HOME") or Path.home() / ".vagrant.d")
 
 
+def flat(box: str) -> str:
+    """Return what Vagrant makes of a box's name where it must be one part of a path."""
+    return box.replace("/", "-VAGRANTSLASH-")
+
+
+def box_folder(name: str) -> Path:
+    """Return the folder where this user's Vagrant keeps the box `name`, if it has it."""
+    return home() / "boxes" / flat(name)
+
+
 def boxes(name: str) -> list[str]:
-    """Return the versions of the box `name` that were added to this user's Vagrant."""
-    folder = home() / "boxes" / name.replace("/", "-VAGRANTSLASH-")
-    return sorted((path.name for path in folder.glob("*/") if path.is_dir()), key=numbers)
+    """Return the versions of the box `name` that were added to this user's Vagrant, the newest last."""
+    return sorted((path.name for path in box_folder(name).glob("*/") if path.is_dir()), key=numbers)
 
 
 def _packaged(packages: Collection[str]) -> dict[str, str]:

@@ -169,7 +169,7 @@ def bring_up(
             hostlibvirt.check_free(inputs.plan)  # before anything that fails would remove what is another's
         try:
             if artifacts.box:
-                lent = seed.ensure(plain, progress) if virtual.borrows(site) else None
+                lent = seed.ensure(plain, progress) if virtual.borrows(artifacts.box) else None
                 return _first_virtual(folder, inputs, artifacts.box, progress, lent)
             return _first(folder, inputs, seed.ensure(inputs, progress), progress)
         except BaseException:

@@ -44,7 +44,7 @@ EXPLAINED = (
 def prepare(folder: Path, box: Box, hypervisor: Hypervisor) -> None:
     """Lay out what Vagrant will look for in a lab's folder: its home, with the box in it under the plan's name."""
     home = folder / HOME
-    place = home / "boxes" / _flat(hypervisor.box) / hypervisor.version
+    place = home / "boxes" / installed.flat(hypervisor.box) / hypervisor.version
     place.mkdir(parents=True, exist_ok=True)
     (place / "libvirt").symlink_to(box.folder)
     theirs = installed.home()
@@ -56,11 +56,7 @@ def prepare(folder: Path, box: Box, hypervisor: Hypervisor) -> None:
 def volume(hypervisor: Hypervisor) -> str:
     """Return the name of the box's disk in the pool: one that is there, Vagrant's plugin does not upload."""
     # As vagrant-libvirt makes it (action/handle_box_image.rb).
-    return f"{_flat(hypervisor.box)}_vagrant_box_image_{hypervisor.version}_{DISK}"
-
-
-def _flat(box: str) -> str:
-    return box.replace("/", "-VAGRANTSLASH-")
+    return f"{installed.flat(hypervisor.box)}_vagrant_box_image_{hypervisor.version}_{DISK}"
 
 
 def up(folder: Path, note: Callable[[str], None]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from lab.deadline import Deadline
 from lab.hosts.site import Site
 from lab.log import Steps
-from lab.providers import box as boxes
 from lab.providers import client, image, seed, vagrant, volumes
 from lab.providers.base import Hypervisor, LabPlan, Node
 from lab.providers.box import INITRD, KERNEL, Box
@@ -27,13 +26,12 @@ CLOCK_S = 10.0
 COMMAND_S = 30.0
 
 
-def borrows(site: Site) -> bool:
-    """Return whether the machines of a site can go on from disks that User-Mode Linux nodes have filled.
+def borrows(box: Box) -> bool:
+    """Return whether the machines of a box can go on from disks that User-Mode Linux nodes have filled.
 
-    So they can when their box holds the root image's release: the same LXD reads what the same LXD has written.
+    So they can when it holds the root image's release: the same LXD reads what the same LXD has written.
     """
-    release = boxes.RELEASES.get(site.lab.box)
-    return release is not None and release.suite == image.SUITE
+    return box.suite == image.SUITE
 
 
 def make(folder: Path, inputs: Inputs, box: Box, progress: Steps, lent: Path | None = None) -> RunningLab:
@@ -119,7 +117,7 @@ def _fill_pool(folder: Path, inputs: Inputs, box: Box, planted: Path | None, len
     hypervisor = _hypervisor(inputs.plan)
     pool = volumes.of(folder, hypervisor)
     pool.put(box.image, vagrant.volume(hypervisor), shared=True)
-    if hypervisor.host:  # else QEMU reads them from the box
+    if hypervisor.host and hypervisor.direct:  # else QEMU reads them from the box, or there are none
         pool.put(box.kernel, KERNEL)
         pool.put(box.initrd, INITRD)
     for node in inputs.plan.nodes:

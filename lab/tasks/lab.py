@@ -185,7 +185,8 @@ def doctor(_context: Context, site: str = str(EXAMPLE), provider: str | None = N
     model = load_site(Path(site))
     cached = artifacts.cached()
     findings = checks.examine(pair.needed_memory_mb(model), kernel_cached=cached.kernel, image_cached=cached.image)
-    more = doctor_vagrant.examine(wanted=(provider or model.lab.provider) == "vagrant")
+    wanted = (provider or model.lab.provider) == "vagrant"
+    more = doctor_vagrant.examine(wanted=wanted, named=model.lab.box, version=model.lab.box_version)
     bad = False
     for finding in itertools.chain(findings, more):
         log.out(finding.line())

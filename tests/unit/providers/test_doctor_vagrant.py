@@ -91,6 +91,15 @@ def test_present_boxes_are_good() -> None:
     assert (found.grade, found.text) == (Grade.GOOD, "in the cache: a/b 1.1.2")
 
 
+@pytest.mark.usefixtures("host")
+def test_a_box_that_the_site_names_is_looked_for_in_vagrant() -> None:
+    found = doctor_vagrant.added("debian/bookworm64", "", Grade.BAD)
+    assert (found.grade, found.subject) == (Grade.BAD, "box")
+    assert "does not have the box debian/bookworm64" in found.text and "vagrant box add" in found.cure
+    named = list(doctor_vagrant.examine(wanted=True, named="debian/bookworm64"))
+    assert [finding for finding in named if finding.subject == "box"] == [found]
+
+
 @pytest.mark.parametrize(
     ("verdict", "grade", "text"),
     [

@@ -110,4 +110,4 @@ def test_scripts_parse_and_can_be_started(script: Path) -> None:
 
 def test_all_scripts_are_found() -> None:
     found = {path.name for path in scripts()}
-    assert found == {"disks", "finish", "id", "init", "initrd-init", "read", "third-init", "write"}
+    assert found == {"disks", "finish", "id", "init", "initrd-init", "install", "read", "third-init", "write"}
