@@ -34,9 +34,11 @@ PLACE = "/var/tmp/hapair-load"  # noqa: S108 - in a machine that nobody else use
 LACKS = frozenset({"lxd"})
 """Packages that Ubuntu does not have: LXD is a snap there, and comes with what is built from source."""
 EMULATED = "Nehalem,model=54,-cx16"
-"""As in the Vagrantfile: the processor that is quickest to emulate, without what QEMU 7.2 gets wrong. By its model
-(INTEL_ATOM_SALTWELL in the kernel's cpu_vuln_whitelist) the kernel takes it for one that does not speculate: what guards
-against that costs most of the time under emulation, and nobody is there to switch it off on a command line."""
+"""As in the Vagrantfile: the processor that is quickest to emulate, without what QEMU 7.2 gets wrong.
+
+By its model (INTEL_ATOM_SALTWELL in the kernel's cpu_vuln_whitelist) the kernel takes it for one that does not
+speculate: what guards against that costs most of the time under emulation, and no command line switches it off here.
+"""
 DRBD = "8.4."
 """The programs speak to this version of the kernel's module."""
 LOOK = "uname -r; dpkg --print-architecture; cat /etc/os-release"
