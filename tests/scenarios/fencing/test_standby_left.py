@@ -44,6 +44,7 @@ def test_standby_rebooted_unseen(scene: Scene) -> None:
     with ExitStack() as cut_off:
         with scene.faults.cut("crossover"):
             scene.wait_solo(active, since=mark)
+            scene.wait_acks(5)  # so the kernel's handler has ended, too
             cut_off.enter_context(scene.store.unreachable(active))
             mark = scene.history.mark()
         scene.wait_connected(active, since=mark)
