@@ -53,5 +53,5 @@ def launch(node: Node, lxc: str, name: str, address: str, parent: str) -> None:
 
 def relative_daemon(node: Node) -> Completed:
     """Run LXD's daemon on a folder of its own, named relatively from a place where that name leads to it."""
-    script = "mkdir -p /run/relative/lxd && cd /run/relative && LXD_DIR=lxd timeout 20 lxd --group lxd 2>&1"
-    return node.run(["sh", "-c", script], limit_s=40, check=False)
+    script = "mkdir -p /run/relative/lxd && cd /run/relative && LXD_DIR=lxd timeout 60 lxd --group lxd 2>&1"
+    return node.run(["sh", "-c", script], limit_s=90, check=False)
