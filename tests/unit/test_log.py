@@ -91,7 +91,8 @@ def test_terminal_shows_running_steps_and_keeps_ended_ones(monkeypatch: pytest.M
         with progress.step("image"):
             pass
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).replace("\r", "\n")
-    assert "✓ image  0.0 s" in text and "✓ kernel  0.0 s" in text and "✓ Bringing up  0.0 s" in text
+    for ended in ("image", "kernel", "Bringing up"):
+        assert re.search(rf"✓ {ended}  \d\.\d s", text), text  # a busy machine takes a tenth or two
     assert "kernel  0 s, about 290 s to go: compiling a very" in text
     assert "by the way" in text
     assert max(len(line) for line in text.splitlines()) <= 60
