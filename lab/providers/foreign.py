@@ -25,7 +25,7 @@ from lab.providers.image import SOURCE, Entry, words
 from lab.providers.stored import Made, check, file_digest, made_once
 
 BUILDER = 1  # raise it when this package makes something else of the same inputs
-ESTIMATE_S = 240.0
+ESTIMATE_S = 400.0
 PROVIDER = "libvirt"
 ARCHITECTURES = ("", "amd64", "x86_64", "unknown")
 """Folders between a box's version and its provider that hold boxes for this processor, since Vagrant 2.4."""
