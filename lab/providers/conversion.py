@@ -37,7 +37,7 @@ EMULATED = "Nehalem,model=54,-cx16"
 """As in the Vagrantfile: the processor that is quickest to emulate, without what QEMU 7.2 gets wrong.
 
 By its model (INTEL_ATOM_SALTWELL in the kernel's cpu_vuln_whitelist) the kernel takes it for one that does not
-speculate: what guards against that costs most of the time under emulation, and no command line switches it off here.
+speculate, and leaves out what guards against that, which an emulated one pays for; no command line does it here.
 """
 DRBD = "8.4."
 """The programs speak to this version of the kernel's module."""
