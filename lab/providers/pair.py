@@ -421,7 +421,7 @@ def _wait_ready(lab: Lab) -> None:
 
 
 def _wait_settled(node: Node) -> None:
-    """Wait until no unit is about to start: its time limit would pass at once when the snapshot is put back."""
+    """Wait until no unit is about to start, so that the snapshot shows a pair at rest."""
 
     def settled() -> bool:
         return not node.run(["systemctl", "list-jobs", "--no-legend", "--quiet"], limit_s=SERVING_S).stdout.strip()

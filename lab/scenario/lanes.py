@@ -298,7 +298,9 @@ def _by_store(event: Event, at: float, owners: Mapping[str, str]) -> Iterator[Ma
     if not lock.get("state"):
         return
     if status.startswith("2"):
-        yield Mark(at, f"{_holder(lock, owners)}, epoch {lock.get('epoch')}, written by {who}", False, "store", "lock")
+        wrote = str(lock.get("writer"))
+        told = f"{_holder(lock, owners)}, epoch {lock.get('epoch')}, written by {owners.get(wrote, wrote[:8])}"
+        yield Mark(at, told, False, "store", "lock")
     else:
         yield Mark(at, f"{event.text('method')} of {who} refused: {status}", True, "store", "lock")
 

@@ -25,14 +25,14 @@ from hapair.alike import Alike
 from hapair.arp import announce
 from hapair.config import Config, Resource
 from hapair.decisions import DecisionLog
-from hapair.events import BadLine, World, apply, parse, told_at
+from hapair.events import BadLine, Event, World, apply, parse, told_at
 from hapair.executor import Executor
 from hapair.fence.site import fence_of
 from hapair.guards import Guards
 from hapair.hooks import Hooks
 from hapair.lane import Lane
 from hapair.lock import Claim
-from hapair.memory import RETRY_S, Memory, Wish, answered, begin, settled, wished
+from hapair.memory import RETRY_S, Memory, Wish, answered, begin, looked, settled, wished
 from hapair.paths import Paths
 from hapair.removal import Remover
 from hapair.server import Request, Server
@@ -407,13 +407,21 @@ class Agent:
                 if self._told_at is None:
                     self._told_at = told_at(line)
                 self._unlogged.append(line)
-                self._world = apply(self._world, parse(line))
+                self._apply(parse(line))
             if not data:
                 raise BadLine("the event stream ended")
         except BadLine as bad:
             poll.unregister(self._stream.fd)
             self._close_stream()
             self._lost(str(bad))
+
+    def _apply(self, event: Event) -> None:
+        """Let no connection that came or went be missed: several lines may have come since the last decision."""
+        before, self._world = self._world, apply(self._world, event)
+        for name, unit in self.units.items():
+            was, kernel = before.resources.get(name), self._world.resources.get(name)
+            if before.complete and was is not None and kernel is not None and was.connected != kernel.connected:
+                unit.memory = looked(unit.memory, kernel, time.monotonic())
 
     def _lost(self, why: str) -> None:
         if self._world.complete:

@@ -349,7 +349,8 @@ class Fence:
 
     def _refusal(self, record: LockRecord, claim: Claim) -> str:
         if lock.closed_to(record, self.me) or not claim.too_old(record):
-            return f"the lock is {record.state.value} of {record.owner}, epoch {record.epoch}"
+            owner = {self.me: "this node", self.peer: "the other node"}.get(record.owner, record.owner)
+            return f"the lock is {record.state.value} of {owner}, epoch {record.epoch}"
         return (
             f"F11: an LXD of schema {record.schema} served last, and this node's has {claim.schema}, which cannot open "
             f"such databases; install the same one here, or `{self.resource} primary --anyway`"

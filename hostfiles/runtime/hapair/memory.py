@@ -7,7 +7,7 @@ from enum import Enum
 
 from hapair.actions import LOCK_KINDS, SERVICE_KINDS, Kind, Outcome, Verdict
 from hapair.lock import LockRecord, closed_to
-from hapair.states import Connection, Kernel, Observation, Role, Settings
+from hapair.states import Connection, Kernel, Role, Settings
 
 LOCK_RETRY_S = 0.3
 """Pause between attempts on the lock while I/O waits for it; T_selffence bounds the whole."""
@@ -98,9 +98,8 @@ def begin(now: float) -> Memory:
     return Memory(lost_at=now, waiting_since=now, reconnect_at=now + RECONNECT_S)
 
 
-def looked(memory: Memory, seen: Observation, now: float) -> Memory:
+def looked(memory: Memory, kernel: Kernel, now: float) -> Memory:
     """Return the memory after a look: connections made and lost, roles changed."""
-    kernel = seen.kernel or Kernel("")
     changed = (memory.role, memory.peer_role) != (kernel.role, kernel.peer_role)
     if changed:
         # Whatever was waited for may have come.

@@ -15,7 +15,7 @@ from hapair import rules
 from hapair.actions import Action, Kind
 from hapair.memory import RETRY_S, Memory, Wish, looked
 from hapair.rules import Look, Reaction
-from hapair.states import Observation, Role, Settings
+from hapair.states import Kernel, Observation, Role, Settings
 
 Decision = Tuple[Tuple[Action, ...], Memory]
 
@@ -31,7 +31,7 @@ def decide(site: Settings, seen: Observation, memory: Memory, now: float) -> Dec
     """
     if not seen.complete:
         return (), replace(memory, wake_at=None)
-    memory = looked(memory, seen, now)
+    memory = looked(memory, seen.kernel or Kernel(site.resource), now)
     if seen.kernel is None:
         return _absent(seen, memory, now)
     look = Look(site, seen, seen.kernel, memory, now)
@@ -61,11 +61,16 @@ def refusal(site: Settings, seen: Observation, memory: Memory, wish: Wish) -> st
         return f"another request ({memory.wish.value}) is in progress"
     if not seen.complete or kernel is None:
         return "DRBD does not know the resource yet"
-    if wish is Wish.PRIMARY and kernel.connected and kernel.peer_role is Role.PRIMARY:
+    if wish is Wish.PRIMARY and kernel.role is not Role.PRIMARY:
+        return _never_promoted(site, seen, kernel)
+    return "this node is not Primary" if wish is Wish.SUSPEND and kernel.role is not Role.PRIMARY else ""
+
+
+def _never_promoted(site: Settings, seen: Observation, kernel: Kernel) -> str:
+    """Return what forbids a promotion until somebody has done something about it, or ""."""
+    if kernel.connected and kernel.peer_role is Role.PRIMARY:
         return f"{site.peer_name} is Primary: run `{site.resource} secondary` there"
-    if wish is Wish.SUSPEND and kernel.role is not Role.PRIMARY:
-        return "this node is not Primary"
-    return ""
+    return rules.TOMBSTONE if seen.tombstone else seen.refused
 
 
 def granted(seen: Observation, memory: Memory, wish: Wish) -> bool:

@@ -22,6 +22,7 @@ HAND_OVER_S = 5.0
 """How long a leaving node tries to hand the lock over before it disconnects by force."""
 NO_DATA_S = 0.5
 """How long a Primary must lack data before it is removed: one change of DRBD's state comes as several lines."""
+TOMBSTONE = "this disk failed once: it never claims until the tombstone is cleared"
 LOCK_LIMIT_S = 5.0
 DRBD_LIMIT_S = 15.0
 
@@ -298,13 +299,21 @@ def leave(look: Look) -> Reaction | None:
     return Reaction("F3", why, down)
 
 
+def diverged(look: Look) -> Reaction | None:
+    """F12. The replicas differ, each with writes of its own: no program may choose which of them to discard."""
+    if not look.seen.split_brain or look.kernel.connection is not Connection.STANDALONE:
+        return None
+    cure = f"`hapair recover-split-brain {look.site.resource} --victim NODE` on both nodes"
+    return Reaction("F12", f"split brain: a person must choose which replica to discard: {cure}")
+
+
 def reconnect(look: Look) -> Reaction | None:
     """A connection that the kernel gave up (two Primaries met, a refused handshake) is tried again, slowly."""
     kernel, memory = look.kernel, look.memory
     if kernel.connection is not Connection.STANDALONE or not kernel.volumes or memory.wish is Wish.LEAVE:
         return None
     if look.seen.split_brain:
-        return Reaction("F12", "split brain: a person must choose which replica to discard")
+        return None
     if look.now < memory.reconnect_at or (look.primary and not look.confirmed):
         return None
     return Reaction("reconnect", "stand-alone", ((Kind.RECONNECT, DRBD_LIMIT_S),))
@@ -346,7 +355,7 @@ def _barrier(look: Look) -> Reaction | None:
 def _bad_disk(look: Look) -> Reaction | None:
     """F4, F5: a replica that failed once, or is not whole and current, is never promoted."""
     if look.seen.tombstone:
-        return Reaction("F4", "this disk failed once: it never claims until the tombstone is cleared")
+        return Reaction("F4", TOMBSTONE)
     if not look.kernel.claimable:
         states = ", ".join(volume.disk.value for volume in look.kernel.volumes) or "no disk"
         return Reaction("F5", f"own data is not good enough ({states}): waits for {look.site.peer_name}")
@@ -446,6 +455,7 @@ def lock_text(look: Look) -> str:
 
 URGENT: tuple[Rule, ...] = (primary_without_data, lock_was_lost, lock_never_came, half_stopped)
 CONTROL: tuple[Rule, ...] = (
+    diverged,
     take_lock,
     resume_io,
     without_local_disk,

@@ -81,6 +81,11 @@ change connection name:r0 peer-node-id:0 conn-name:peer connection:NetworkFailur
 change peer-device name:r0 peer-node-id:0 conn-name:peer volume:0 replication:Off peer-disk:DUnknown
 """
 
+RECONNECTED = """\
+change connection name:r0 peer-node-id:0 conn-name:peer connection:Connected role:Secondary
+change peer-device name:r0 peer-node-id:0 conn-name:peer volume:0 replication:Established peer-disk:UpToDate
+"""
+
 
 class Machine:
     """The programs in `bin`, and what they were told."""

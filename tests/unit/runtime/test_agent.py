@@ -19,7 +19,7 @@ from hapair.lock import LockRecord, LockState
 from lab.deadline import Deadline, wait_until
 
 from .conftest import Host
-from .fakes import Machine
+from .fakes import CUT, RECONNECTED, Machine
 
 pytestmark = pytest.mark.spawns
 
@@ -116,6 +116,26 @@ def test_primary_is_refused_while_the_peer_serves(running: Running, capsys: pyte
     running.until("the peer serves", lambda: running.status()["peer_role"] == "Primary")
     assert r0.main("r0", ["primary"], running.host.paths) == 1
     assert "n2 is Primary" in capsys.readouterr().err
+
+
+def test_primary_is_refused_at_once_with_a_disk_that_failed(
+    running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    r0.main("r0", ["secondary"], running.host.paths)
+    running.host.paths.tombstone("r0").write_text("")
+    assert r0.main("r0", ["primary"], running.host.paths) == 1
+    assert "never claims until the tombstone is cleared" in capsys.readouterr().err
+
+
+def test_a_connection_between_two_losses_is_not_missed(running: Running) -> None:
+    """All three are in one batch of lines: T_grace counts from the second loss."""
+    running.machine.cut()
+    unit = running.agent.units["r0"]
+    running.until("the peer is lost", lambda: unit.memory.lost_at is not None)
+    first = unit.memory.lost_at
+    assert first is not None
+    running.machine.say(RECONNECTED + CUT)
+    running.until("T_grace begins anew", lambda: (unit.memory.lost_at or 0.0) > first)
 
 
 def test_fence_peer_through_the_agent(running: Running) -> None:

@@ -52,6 +52,16 @@ def test_a_leaving_node_is_not_brought_up() -> None:
     assert Kind.UP not in kinds(actions)
 
 
+def test_a_split_brain_is_what_a_standby_waits_for() -> None:
+    """F12: whatever else it waits for, nothing of that comes before a person has chosen."""
+    apart = Kernel("r0", connection=Connection.STANDALONE, volumes=(Volume(0, Disk.UP_TO_DATE),))
+    seen = Observation(complete=True, kernel=apart, split_brain=True, lxd_active=False)
+    actions, memory = policy.decide(SITE, seen, begin(0.0), 1.0)
+    assert kinds(actions) == []
+    assert memory.rule == "F12"
+    assert "hapair recover-split-brain r0 --victim NODE" in memory.waiting
+
+
 def test_what_preflight_refuses_is_not_promoted() -> None:
     """F11: a node that is up already, and would be the one to serve."""
     both = Volume(0, Disk.UP_TO_DATE, Disk.UP_TO_DATE, Replication.ESTABLISHED)

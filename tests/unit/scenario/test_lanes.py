@@ -60,9 +60,9 @@ def test_decisions_carry_rule_and_reason_and_start_with_the_scenario() -> None:
 
 def test_the_store_shows_owner_epoch_and_refusals() -> None:
     story = Story().add(0.0, "scenario", "begin", name="x", owners={OWNER: "n2"}).write(9.0, 0)
-    solo = {"state": "SOLO", "owner": OWNER, "epoch": 5}
+    solo = {"state": "SOLO", "owner": OWNER, "epoch": 5, "writer": OWNER}
     story.add(1.0, "store", "request", method="PUT", status=200, client="n2", after={"state": "SHARED", "epoch": 4})
-    story.add(2.0, "store", "request", method="PUT", status=200, client="n2", before=None, after=solo)
+    story.add(2.0, "store", "request", method="PUT", status=200, client="127.0.0.1", before=None, after=solo)
     story.add(3.0, "store", "request", method="PUT", status=412, client="n1", before=solo, after=solo)
     story.add(4.0, "store", "request", method="GET", status=200, client="n1", before=solo, after=solo)
     story.add(5.0, "store", "request", method="PUT", status=201, client="n1", before=None, after={})  # a probe's object
