@@ -20,6 +20,7 @@ Tell = Callable[[str], None]
 
 LIMIT_S = 15.0  # one question; a healthy node answers within a second
 SCRUB_LIMIT_S = 60.0
+WHOLE = {"connection": "Connected", "disk": "UpToDate", "peer-disk": "UpToDate", "out-of-sync": "0"}
 DUMP = ("drbdsetup", "events2", "--now", "--timestamps", "--statistics")
 # A container runs on a node when its payload cgroup has processes, whatever any daemon believes.
 RUNNING = (
@@ -98,10 +99,13 @@ def facts(
 ) -> Facts:
     """Ask everything; a scrub runs on the node that has the file system mounted. `tell` hears what got no answer."""
     third = lab.nodes["third"]
-    nodes = _both(lab, place, tell)
-    primaries = [name for name, seen in nodes.items() if seen.role == "Primary"]
-    code, text, errors = _scrub(lab.nodes[primaries[0]], place.mount, tell) if primaries else (None, "", None)
-    listed = page(third, f"http://{place.address}/cgi-bin/read")
+    with ThreadPoolExecutor(2) as pool:
+        read = pool.submit(page, third, f"http://{place.address}/cgi-bin/read")
+        lock = pool.submit(_lock, third, place.lock_url)
+        nodes = _both(lab, place, tell)
+        primaries = [name for name, seen in nodes.items() if seen.role == "Primary"]
+        code, text, errors = _scrub(lab.nodes[primaries[0]], place.mount, tell) if primaries else (None, "", None)
+        listed = read.result()
     return Facts(
         nodes=nodes,
         lines=None if listed is None else tuple(listed.splitlines()),
@@ -110,7 +114,7 @@ def facts(
         owners=place.owners,
         clients=place.clients,
         lock_name=place.lock_name,
-        lock=_lock(third, place.lock_url),
+        lock=lock.result(),
         impairments=None if impairments is None else tuple(impairments),
         scrub_code=code,
         scrub_text=text,
@@ -129,7 +133,12 @@ def wait_healed(lab: Lab, place: Place, deadline: Deadline, *, meanwhile: Callab
     def healed() -> bool:
         nonlocal wrong
         meanwhile()
-        now = Facts(nodes=_both(lab, place, _silently), lock=_lock(lab.nodes["third"], place.lock_url), impairments=())
+        wrong = _apart(lab)
+        if wrong:
+            return False
+        with ThreadPoolExecutor(1) as pool:
+            lock = pool.submit(_lock, lab.nodes["third"], place.lock_url)
+            now = Facts(nodes=_both(lab, place, _silently), lock=lock.result(), impairments=())
         verdict = invariants.heals((), now, Expectation())
         wrong = verdict.why
         return verdict.outcome is Outcome.VALID
@@ -138,6 +147,19 @@ def wait_healed(lab: Lab, place: Place, deadline: Deadline, *, meanwhile: Callab
         wait_until("the pair has healed", healed, deadline, pause_s=0.3)
     except TimedOut:
         raise TimedOut(f"the pair has not healed in time: {wrong}") from None
+
+
+def _apart(lab: Lab) -> str:
+    """Return what DRBD still has to do, or "": one question a node, so that asking often costs the nodes little."""
+    with ThreadPoolExecutor(len(NODES)) as pool:
+        asked = {name: pool.submit(_ask, lab.nodes[name], DUMP, _silently) for name in NODES}
+        states = {name: drbd_state(answer.result() or "") for name, answer in asked.items()}
+    return "; ".join(
+        f"{name}: {key} is {states[name].get(key)}"
+        for name in NODES
+        for key, good in WHOLE.items()
+        if states[name].get(key) != good
+    )
 
 
 def _both(lab: Lab, place: Place, tell: Tell) -> dict[str, NodeFacts]:

@@ -97,15 +97,15 @@ class Scene:
         Raises:
             TimedOut: no write was acknowledged although the pair was up.
         """
-        heal_all(self.lab)
-        self.store.heal()
         owners = {str(node.uuid): name for name, node in self.pair.site.nodes.items()}
         self.history.note("scenario", "begin", name=self.name, owners=owners, grace_s=self.pair.site.times.grace_s)
+        self.recorder.start()
+        heal_all(self.lab)
+        self.store.heal()
         third = self.lab.nodes["third"]
         install(third)
         self.clocks.read(third)
         self.baseline = tuple((page(third, f"http://{self.place.address}/cgi-bin/read") or "").splitlines())
-        self.recorder.start()
         for followed in NODES:
             self._wait(f"somebody follows the DRBD events of {followed}", partial(_follows, followed), 20.0)
         began = time.time()

@@ -96,3 +96,7 @@ def test_waiting_for_healing_says_what_is_wrong(lab: FakeLab, place: Place) -> N
     lab.nodes["third"].says["*get http*/v1/locks/example-r0*"] = '{"state": "SOLO", "owner": "n2"}'
     with pytest.raises(TimedOut, match="the lock is SOLO of n2, not SHARED"):
         examine.wait_healed(lab, place, Deadline.after(0.01))
+    dump = str(lab.nodes["n2"].says["drbdsetup events2 --now*"])
+    lab.nodes["n2"].says["drbdsetup events2 --now*"] = dump.replace(" disk:UpToDate", " disk:Inconsistent")
+    with pytest.raises(TimedOut, match=r"the pair has not healed in time: n2: disk is Inconsistent$"):
+        examine.wait_healed(lab, place, Deadline.after(0.01))
