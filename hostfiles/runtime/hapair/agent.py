@@ -30,6 +30,7 @@ from hapair.executor import Executor
 from hapair.fence.site import fence_of
 from hapair.guards import Guards
 from hapair.hooks import Hooks
+from hapair.incarnation import Incarnation
 from hapair.lane import Lane
 from hapair.lock import Claim
 from hapair.memory import RETRY_S, Memory, Wish, answered, begin, looked, settled, wished
@@ -110,7 +111,15 @@ class Unit:
         self.checked = Checked(config, resource.name, paths, post)
         self.alike = Alike(config, resource.name, paths, self._not_told)
         self._anyway = False
-        executor = Executor(resource.name, self.fence, self.guards, self.services, paths=paths, claim=self._claim)
+        executor = Executor(
+            resource.name,
+            self.fence,
+            self.guards,
+            self.services,
+            paths=paths,
+            claim=self._claim,
+            incarnation=Incarnation(config, resource.name, paths),
+        )
         self.control = Lane(f"{resource.name}-control", executor, self._told, self._control_idle)
         self.serving = Lane(f"{resource.name}-services", executor, self._told, self._services_idle)
         self.watching = Lane(f"{resource.name}-watch", executor, self._told, self._watch_idle)
@@ -170,8 +179,8 @@ class Unit:
             # A peer that was paused or cut off may have answered for our addresses meanwhile: neighbours forget that.
             self._announce_once()
         said = (action.kind, outcome.verdict, outcome.text, outcome.record)
-        if action.kind in LOCK_KINDS and said == self._said:
-            # A lock that is watched, or waited for, every T_watch is told once.
+        if (action.kind in LOCK_KINDS or action.kind is Kind.UP) and said == self._said:
+            # A lock that is watched, or waited for, every T_watch is told once; so is what keeps DRBD from coming up.
             return
         self._said = said
         self.log.add(

@@ -44,6 +44,7 @@ def main(argv: Sequence[str], paths: Paths | None = None) -> int:
         "explain": lambda: _explain(config, paths, given.resource, given.n),
         "recover-split-brain": lambda: _recover(config, paths, given),
         "preflight": lambda: _preflight(config, paths, given),
+        "restored-replica": lambda: _restored_replica(config, paths, given),
         "clear-tombstone": lambda: _clear_tombstone(config, paths, given.resource),
     }
     return commands[given.command]()
@@ -74,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     recovered.add_argument("--dry-run", action="store_true", help="only show what this side has")
     recovered.add_argument("--confirm", metavar="NODE", help="the victim's name once more, where nobody can be asked")
     recovered.add_argument("--save", metavar="DIR", help="where the copy goes (/var/lib/hapair/discarded)")
+    restored = commands.add_parser("restored-replica", help="what becomes of a replica that was put back (rule F9)")
+    restored.add_argument("resource")
+    way = restored.add_mutually_exclusive_group(required=True)
+    way.add_argument("--discard", action="store_true", help="make it anew: the peer's data is copied to it in full")
+    way.add_argument("--trust", action="store_true", help="attach it as it is: the peer's data is gone for good")
+    restored.add_argument("--reason", default="", metavar="TEXT", help="for --trust; kept in the decision log")
+    restored.add_argument("--confirm", metavar="RESOURCE", help="the resource once more, where nobody can be asked")
     return parser
 
 
@@ -175,6 +183,15 @@ def _recover(config: Config, paths: Paths, given: argparse.Namespace) -> int:
     folder = Path(given.save) if given.save else paths.state / "discarded"
     recovery = split_brain.Recovery(config, paths, given.resource, given.victim)
     return split_brain.run(recovery, folder=folder, confirm=given.confirm, dry_run=given.dry_run)
+
+
+def _restored_replica(config: Config, paths: Paths, given: argparse.Namespace) -> int:
+    from hapair import restored_replica  # noqa: PLC0415 - see the module's text
+
+    if given.trust and not given.reason.strip():
+        return complain("--reason: say why this replica is to be trusted; it stays in the decision log", 2)
+    replica = restored_replica.Restored(config, paths, given.resource, given.confirm)
+    return replica.trust(given.reason.strip()) if given.trust else replica.discard()
 
 
 def _clear_tombstone(config: Config, paths: Paths, resource: str) -> int:

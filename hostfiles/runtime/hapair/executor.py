@@ -9,6 +9,7 @@ from hapair import proc
 from hapair.actions import LOCK_KINDS, Action, Kind, Outcome, Verdict
 from hapair.fencing import Answer, Busy, Fence, Held, replace_file
 from hapair.guards import Guards
+from hapair.incarnation import Incarnation, InUse
 from hapair.lock import Claim
 from hapair.paths import Paths
 from hapair.services import Services
@@ -19,7 +20,6 @@ VERDICTS = {Held.HELD: Verdict.DONE, Held.REFUSED: Verdict.REFUSED, Held.UNAVAIL
 DEMOTE_PAUSE_S = 0.3
 """Pause before `drbdadm secondary` is tried again: udev may hold the device for a moment; no event tells when not."""
 COMMANDS: Dict[Kind, Tuple[str, ...]] = {
-    Kind.UP: ("drbdadm", "adjust"),
     Kind.RECONNECT: ("drbdadm", "connect"),
     Kind.PROMOTE: ("drbdadm", "primary"),
     Kind.SUSPEND_IO: ("drbdadm", "suspend-io"),
@@ -40,10 +40,13 @@ class Executor:
         *,
         paths: Paths,
         claim: Callable[[], Claim],
+        incarnation: Incarnation,
     ) -> None:
         self._resource, self._fence, self._guards = resource, fence, guards
         self._services, self._paths, self._claim = services, paths, claim
+        self._incarnation = incarnation
         self._done: Dict[Kind, Callable[[Action], Result]] = {
+            Kind.UP: self._up,
             Kind.DEMOTE: self._demote,
             Kind.RESUME_IO: self._resume_io,
             Kind.TOMBSTONE: self._tombstone,
@@ -86,6 +89,18 @@ class Executor:
             Kind.STAY: lambda: self._fence.stay(self._guards.release),
         }
         return guarded.get(kind, self._fence.read)()
+
+    def _up(self, action: Action) -> Result:
+        """`drbdadm adjust`; before it attaches, the attach is counted, and a replica that was put back refused (F9)."""
+        try:
+            with self._incarnation.alone():
+                refused, remark = self._incarnation.count()
+                if refused:
+                    return Verdict.FAILED, refused
+                done = proc.run(["drbdadm", "adjust", self._resource], action.limit_s)
+        except (InUse, OSError) as bad:
+            return Verdict.FAILED, str(bad)
+        return (Verdict.DONE, remark) if done.ok else (Verdict.FAILED, done.last_line)
 
     def _demote(self, action: Action) -> Result:
         """`drbdadm secondary`, again while somebody holds the device, until the time is up."""

@@ -57,7 +57,7 @@ class Memory:
         handed_over: the lock was handed to the peer in this connection; this node must not serve until promoted anew.
         half_stopped: a demotion ran out of time; the text says where.
         left: the resource is down because of a wish to leave.
-        half_up: `drbdadm adjust` failed, so that the resource may be there without its disk or connection.
+        half_up: why `drbdadm adjust` failed, so that the resource may be there without its disk or connection.
         trouble: why the last step of DRBD or of the services failed, or why a lock that is open to this node was
             refused; empty after one that did not.
         retry_at, services_retry_at, reconnect_at: nothing of that kind before this moment.
@@ -83,7 +83,7 @@ class Memory:
     handed_over: bool = False
     half_stopped: str = ""
     left: bool = False
-    half_up: bool = False
+    half_up: str = ""
     trouble: str = ""
     retry_at: float = 0.0
     services_retry_at: float = 0.0
@@ -158,7 +158,7 @@ def answered(memory: Memory, outcome: Outcome, site: Settings, now: float) -> Me
     if kind is Kind.RECONNECT:
         return replace(memory, reconnect_at=now + RECONNECT_S)
     if kind is Kind.UP:
-        memory = replace(memory, half_up=True)
+        memory = replace(memory, half_up=outcome.text or "drbdadm adjust failed")
     return replace(memory, retry_at=now + _pause(memory, kind, verdict, site))
 
 
@@ -173,7 +173,7 @@ def _done(before: Memory, kind: Kind, now: float) -> Memory:
         return before
     memory = replace(before, retry_at=0.0 if kind in LOCK_KINDS else now + EVENT_LAG_S)
     if kind is Kind.UP:
-        memory = replace(memory, left=False, half_up=False, reconnect_at=now + RECONNECT_S)
+        memory = replace(memory, left=False, half_up="", reconnect_at=now + RECONNECT_S)
     elif kind is Kind.PROMOTE:
         memory = replace(memory, handed_over=False, takeover=False)
     elif kind is Kind.HAND_OVER:

@@ -91,6 +91,10 @@ class Paths:
         """The flock that agent, handlers and commands hold while they change the lock object."""
         return self.run / f"{resource}.lock"
 
+    def attaching(self, resource: str) -> Path:
+        """The flock that whoever attaches the replica, or changes its meta-data, holds meanwhile (F9)."""
+        return self.run / f"{resource}.attaching"
+
     def alike(self, resource: str) -> Path:
         """What was found out in this boot of LXD, liblxc and the id maps, and of which files."""
         return self.run / f"{resource}.alike.json"

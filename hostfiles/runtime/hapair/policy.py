@@ -95,9 +95,12 @@ def _absent(seen: Observation, memory: Memory, now: float) -> Decision:
     if seen.refused:
         wait = Reaction("F11", seen.refused, wake_at=now + RETRY_S)
         return (), _remember(memory, (wait,), now)
-    if now < memory.retry_at:
-        return (), _remember(memory, (Reaction("up", "tries again to bring DRBD up", wake_at=memory.retry_at),), now)
     up = Reaction("up", "DRBD does not know the resource", ((Kind.UP, rules.DRBD_LIMIT_S),))
+    if memory.half_up:
+        up = rules.up_again(memory, now)
+    elif now < memory.retry_at:
+        # What was just brought up is told by an event that may still be on its way.
+        up = Reaction("up", "brings DRBD up", wake_at=memory.retry_at)
     return up.actions(), _remember(memory, (up,), now)
 
 

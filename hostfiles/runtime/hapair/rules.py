@@ -162,9 +162,15 @@ def bring_up(look: Look) -> Reaction | None:
     memory = look.memory
     if not memory.half_up or memory.wish is Wish.LEAVE:
         return None
-    if look.now < memory.retry_at:
-        return Reaction("up", "tries again to bring DRBD up", wake_at=memory.retry_at)
-    return Reaction("up", "DRBD is up in part", ((Kind.UP, DRBD_LIMIT_S),))
+    return up_again(memory, look.now)
+
+
+def up_again(memory: Memory, now: float) -> Reaction:
+    """Try again what failed, after a pause, and say all the time why it did (F9: the replica may be refused)."""
+    why = f"tries again to bring DRBD up: {memory.half_up}"
+    if now < memory.retry_at:
+        return Reaction("up", why, wake_at=memory.retry_at)
+    return Reaction("up", why, ((Kind.UP, DRBD_LIMIT_S),))
 
 
 def resume_io(look: Look) -> Reaction | None:

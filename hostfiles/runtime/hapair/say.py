@@ -16,3 +16,13 @@ def complain(text: str, code: int) -> int:
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
     return code
+
+
+def typed(wanted: str, given: str | None, prompt: str) -> bool:
+    """True when a person typed `wanted`: in `given`, or (None) at the terminal, if there is one."""
+    if given is None:
+        if not sys.stdin.isatty():
+            return False
+        say(prompt)
+        given = sys.stdin.readline().strip()
+    return given == wanted

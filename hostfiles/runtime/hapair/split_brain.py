@@ -71,9 +71,9 @@ class Recovery:
             return "the replicas are connected: there is nothing to recover"
         if self.here and kernel.role is Role.PRIMARY:
             return f"the victim is Primary: `{self.resource} secondary` first"
-        return self._lock_objection()
+        return self.lock_objection()
 
-    def _lock_objection(self) -> str:
+    def lock_objection(self) -> str:
         """Say why the lock forbids to discard the victim's writes, or ""; unknown is no leave to do so."""
         answer = fence_of(self.config, self.resource, self.paths).read()
         if answer.record is None:

@@ -1,4 +1,4 @@
-"""Stand-ins for drbdadm, drbdsetup and systemctl: small shell programs that keep a node's state in a folder.
+"""Stand-ins for drbdadm, drbdmeta, drbdsetup and systemctl: small shell programs that keep a node's state in a folder.
 
 As with the real ones, /proc/drbd shows a change before the event stream tells it: whoever waited for the event may read
 or replace the file.
@@ -19,6 +19,7 @@ exec tail -n +1 -F {state}/events 2>/dev/null
 DRBDADM = """\
 #!/bin/sh
 [ "$1" = dump-xml ] && exec cat {state}/dump.xml
+[ "$1" = -d ] && {{ echo "drbdmeta 0 v08 {state}/meta flex-external dump-md"; exit; }}
 echo "$*" >> {state}/drbdadm.log
 [ -e {state}/fail-$1 ] && {{ echo "$1 fails on demand"; exit 11; }}
 say() {{ echo "$*" >> {state}/events; }}
@@ -34,8 +35,22 @@ secondary) sed -i s,ro:Primary/,ro:Secondary/, {proc}; say change resource name:
 disconnect) say change connection name:r0 peer-node-id:0 conn-name:peer connection:StandAlone role:Unknown ;;
 resume-io) say change resource name:r0 suspended:no ;;
 down) say destroy resource name:r0 ;;
+create-md) echo 0123456789abcdef > {state}/meta; echo 4 >> {state}/meta ;;
 esac
 exit 0
+"""
+
+DRBDMETA = """\
+#!/bin/sh
+# Like the real one of 9.22 on a device, and as talkative: a file has two lines, device uuid and data generation.
+echo "ioctl(md_fd, BLKSSZGET) returned -1, assuming hard_sect_size is 512 Byte" >&2
+[ -e "$3" ] || {{ echo "open($3) failed: No such file or directory" >&2; exit 20; }}
+{{ read uuid; read generation; }} < $3
+case "$5" in
+read-dev-uuid) echo $uuid ;;
+get-gi) printf '%016x:%016x:%016x:%016x:1:1:0:0:0:0:0\\n' $((0x$generation)) 0 0 0 ;;
+write-dev-uuid) echo "$6" >> {state}/drbdmeta.log; echo "$6" > $3; echo $generation >> $3 ;;
+esac
 """
 
 SYSTEMCTL = """\
@@ -97,13 +112,20 @@ class Machine:
         self.events = self.state / "events"
         self.events.write_text("exists -\n")
         (self.state / "dump.xml").write_text((SAMPLES / "dump.xml").read_text())
+        self.meta(0x0123456789ABCDEF)
         places = {
             "state": self.state,
             "proc": host.paths.proc_drbd,
             "mountinfo": host.paths.proc / "self/mountinfo",
             "bin": self.bin,
         }
-        programs = {"drbdsetup": DRBDSETUP, "drbdadm": DRBDADM, "systemctl": SYSTEMCTL, "umount": UMOUNT}
+        programs = {
+            "drbdsetup": DRBDSETUP,
+            "drbdadm": DRBDADM,
+            "drbdmeta": DRBDMETA,
+            "systemctl": SYSTEMCTL,
+            "umount": UMOUNT,
+        }
         for name, text in programs.items():
             self.program(name, text.format(**places))
         self.lxd()
@@ -112,6 +134,10 @@ class Machine:
     def lxd(self, local: int = 42, world: int = 60) -> None:
         """Install an LXD that makes databases of these versions."""
         self.program("lxd", LXD.format(local=local, world=world, filler="#\n" * 2000))
+
+    def meta(self, uuid: int, generation: int = 0x55) -> None:
+        """Let the meta-data have this device uuid and data generation."""
+        (self.state / "meta").write_text(f"{uuid:016x}\n{generation:x}\n")
 
     def program(self, name: str, text: str) -> None:
         """Install a program, or replace it."""

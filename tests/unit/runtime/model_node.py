@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from hapair.actions import LOCK_KINDS, SERVICE_KINDS, Action, Kind, Outcome, Ver
 from hapair.executor import VERDICTS
 from hapair.fencing import Answer, Fence, Held, replace_file
 from hapair.guards import Guards
+from hapair.incarnation import Local, successor
 from hapair.lock import LockState
 from hapair.memory import Memory, Wish, answered, begin, settled, wished
 from hapair.paths import Paths
@@ -29,6 +31,10 @@ from .model_store import Broken
 
 if TYPE_CHECKING:
     from .world import World
+
+
+REPLICA = ("data", "generation", "past", "outdated", "inconsistent", "peer_outdated", "crashed_primary", "incarnation")
+"""What stands on the disks of a node."""
 
 
 @dataclass
@@ -51,6 +57,7 @@ class Node:
         self.generation, self.past = 1, [0]
         self.disk, self.outdated, self.inconsistent = Disk.UP_TO_DATE, False, False
         self.peer_outdated = self.crashed_primary = False
+        self.incarnation, self.fresh = 0, False
         self.up = False
         self.removed = 0
         self.power_on()
@@ -76,6 +83,20 @@ class Node:
         self.crashed_primary = self.role is Role.PRIMARY
         self.up = self.agent_up = self.drbd_up = False
         self.role, self.connection, self.mounted, self.lxd = Role.SECONDARY, Connection.STANDALONE, False, False
+
+    def snapshot(self) -> dict[str, object]:
+        """Copy the replica: data and meta-data, as a storage below it would."""
+        return {name: copy.copy(getattr(self, name)) for name in REPLICA}
+
+    def put_back(self, replica: dict[str, object]) -> None:
+        """Put a copy of the replica in its place; the node must be off."""
+        assert not self.up
+        for name, value in replica.items():
+            setattr(self, name, copy.copy(value))
+
+    def make_anew(self) -> None:
+        """`drbdadm create-md`: the replica is nothing but the target of a full resync."""
+        self.data, self.inconsistent, self.fresh, self.incarnation = set(), True, True, 0
 
     def remove(self, rule: str, why: str) -> None:
         """Self-removal: a restart without any preparation."""
@@ -243,6 +264,8 @@ class Node:
 
     def _up(self) -> bool:
         if not self.drbd_up:
+            if not self._counted():
+                return False
             self.drbd_up = True
             self.suspended, self.helper, self.role = set(), None, Role.SECONDARY
             self.disk = Disk.CONSISTENT
@@ -254,6 +277,16 @@ class Node:
                 self.disk = Disk.UP_TO_DATE
             self.peer_disk = Disk.OUTDATED if self.peer_outdated else Disk.UNKNOWN
         return self._connect()
+
+    def _counted(self) -> bool:
+        """F9: count this attach, unless the replica was put back."""
+        if self.world.store.down:
+            return True
+        number = successor((Local(self.incarnation, self.fresh),), self.world.incarnations[self.name])
+        if number is None:
+            return False
+        self.incarnation, self.fresh, self.world.incarnations[self.name] = number, False, number
+        return True
 
     def _connect(self) -> bool:
         if self.connection is Connection.STANDALONE:

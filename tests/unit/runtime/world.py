@@ -38,6 +38,7 @@ class World:
         self.store = MemoryStore()
         record = first("r0", me=self.settings("n1").me, attempt_id="init", time=0.0)
         self.store.write("example-r0", record.to_bytes(), None, 1.0)
+        self.incarnations = {"n1": 0, "n2": 0}
         self.nodes: dict[str, Node] = {}
         for name in ("n1", "n2"):
             self.nodes[name] = Node(self, name, Paths(folder / name))
