@@ -34,8 +34,12 @@ HEAL_S = 90.0
 SWITCHOVER_S = 60.0
 STOP_S = 15.0
 ROLES_S = 15.0
-REFUSALS = ("has every acknowledged write", "own data is not good enough", "this disk failed once")
-"""What `hapair status` says of a node that must not serve: the lock (F6), its data (F5), its tombstone (F4)."""
+REFUSALS = (
+    *("has every acknowledged write", "own data is not good enough", "this disk failed once"),
+    "is older than the one attached last",
+)
+"""What `hapair status` says of a node that must not serve: the lock (F6), its data (F5), its tombstone (F4), or that
+its data were put back (F9)."""
 
 
 class Pair(Protocol):

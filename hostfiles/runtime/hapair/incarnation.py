@@ -32,6 +32,7 @@ LIMIT_S = 5.0
 STORE_S = 10.0
 """How long an attach waits for the store: at boot the agent may be there before the network is."""
 PAUSE_S = 0.5
+LOCK_PAUSE_S = 0.02
 MARK = 0x48415041
 """The upper half of a device uuid that holds an incarnation ("HAPA"); `drbdadm create-md` writes a random one."""
 JUST_CREATED = 4
@@ -95,20 +96,26 @@ class Incarnation:
         self._guards = Guards(paths, resource, config.resources[resource].minor)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, limit_s: float = 0.0) -> Iterator[None]:
         """Keep every other program of hapair's away from the meta-data, from the look at it to the attach.
 
         Raises:
-            InUse: one is at it.
+            InUse: one is at it, for longer than `limit_s`.
         """
         path = self._paths.attaching(self._resource)
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        until = time.monotonic() + limit_s
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InUse("another program works on the meta-data") from None
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        raise InUse("another program works on the meta-data") from None
+                # A flock that waits cannot be bounded.
+                time.sleep(LOCK_PAUSE_S)
             yield
         finally:
             os.close(fd)

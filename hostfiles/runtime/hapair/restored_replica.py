@@ -19,6 +19,8 @@ from hapair.split_brain import Recovery
 
 CREATE_S = 300.0
 """For `drbdadm create-md`, which writes the whole bitmap: 32 MiB for each TiB."""
+IN_USE_S = 30.0
+"""How long the agent may be at it: it waits for the store, then attaches."""
 LOG_LIMIT_S = 2.0
 
 
@@ -60,7 +62,7 @@ class Restored:
                 return complain(f"refused: {self._in_use()}", 1)
             if not typed(self.resource, self.confirm, prompt):
                 return complain(f"not confirmed: the name of the resource, {self.resource}, was not typed", 2)
-            with count.alone():
+            with count.alone(IN_USE_S):
                 # Again: a person takes a while, and the agent does not wait.
                 if count.attached():
                     return complain(f"refused: {self._in_use()}", 1)

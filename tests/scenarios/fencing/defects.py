@@ -115,3 +115,8 @@ TAKES_OVER_FROM_NEWER = Change(
     "lock.py", "return not self.anyway and ahead(record.schema, self.schema)", "return False"
 )
 """An LXD that is too old for the databases does not keep a node away."""
+
+ATTACHES_WHATEVER_IS_THERE = Change(
+    "incarnation.py", "return any(not one.fresh and one.number < stored for one in replica)", "return False"
+)
+"""A replica that was put back from a snapshot is attached like any other."""

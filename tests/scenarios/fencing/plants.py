@@ -64,6 +64,15 @@ def until_split_brain(scene: Scene) -> Iterator[None]:
 
 
 @contextmanager
+def until_serving(scene: Scene, node: str) -> Iterator[None]:
+    """Go on after the scenario has failed until that node serves, as it must not: then its data can be judged."""
+    try:
+        yield
+    finally:
+        scene.wait_ack_of(node)
+
+
+@contextmanager
 def then_removed(scene: Scene, node: str) -> Iterator[None]:
     """Cut the power of a node in the end, since it cannot remove itself."""
     try:

@@ -16,6 +16,7 @@ from tests.scenarios.fencing.test_disk_fails import test_disk_of_standby_fails a
 from tests.scenarios.fencing.test_late_release import test_release_races_fence as release_races_fence
 from tests.scenarios.fencing.test_link_back_during_handler import test_link_back_during_handler as link_back
 from tests.scenarios.fencing.test_lost_reply import test_lost_reply as lost_reply
+from tests.scenarios.fencing.test_node_restored import test_node_restored_alone as node_restored_alone
 from tests.scenarios.fencing.test_older_lxd import test_older_lxd as older_lxd
 from tests.scenarios.fencing.test_pause import test_pause as pause
 from tests.scenarios.fencing.test_resync_broken import test_source_dies as source_dies
@@ -145,6 +146,16 @@ def test_planted_no_reconciliation(scene: Scene) -> None:
     scene.programs.change(scene.roles()[1], defects.STARTS_ONLY_AFTER_ITS_OWN_PROMOTION)
     with plants.until_overdue(scene):
         agent_killed(scene)
+
+
+# Whether DRBD calls the replicas diverged or unrelated (I2) depends on how many generations they still know.
+@pytest.mark.planted("I1", "I8", "I11", "scenario", may=["I2", "I6"])
+def test_planted_restored_node_serves(scene: Scene) -> None:
+    """Scenario 42, and the standby attaches whatever is on its disks: alone, it serves yesterday's data."""
+    standby = scene.roles()[1]
+    scene.programs.change(standby, defects.ATTACHES_WHATEVER_IS_THERE)
+    with plants.until_serving(scene, standby):
+        node_restored_alone(scene)
 
 
 @pytest.mark.planted("I3", "scenario", may=["I6"])  # whether it is promoted is a race with the heal

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hapair import cli, incarnation, proc
+from hapair import cli, incarnation, proc, restored_replica
 from hapair.fence.base import Found, Reading, Writing, Written
 from hapair.fence.site import SiteStore, fence_of
 from hapair.fencing import no_guard
@@ -258,7 +258,10 @@ def test_what_need_not_be_trusted_is_not_touched(
 
 @pytest.mark.spawns
 @pytest.mark.parametrize("words", [["--discard"], ["--trust", "--reason", "x"]])
-def test_what_is_attached_or_not_confirmed_stays(n1: Host, machine: Machine, there: Path, words: list[str]) -> None:
+def test_what_is_attached_or_not_confirmed_stays(
+    n1: Host, machine: Machine, there: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restored_replica, "IN_USE_S", 0.1)
     stored(there, 9)
     machine.meta(marked(3))
     assert decide(n1, *words, confirm="n1") == 2
