@@ -76,6 +76,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--seed", type=int, default=None, help="of everything random; printed, so that a run can be repeated"
     )
+    group.addoption("--long", action="store_true", help="with the scenarios that take minutes")
     group.addoption("--keep", action="store_true", help="leave the lab running at the end")
     group.addoption("--shell-on-failure", action="store_true", help="drop into the pair when a scenario fails")
     group.addoption("--lab", default="scenarios", help="name of the lab to bring up")
@@ -87,6 +88,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Choose seed and folder before anything is started."""
     config.addinivalue_line("markers", "scenario(number): the scenario's number in the catalogue")
+    config.addinivalue_line("markers", "long: takes minutes; left out without --long")
     config.addinivalue_line("markers", "spoils: leaves something that the next scenario must not meet (say what)")
     config.addinivalue_line(
         "markers", "planted(*invariants, may=()): a planted fault that turns exactly these red, and may turn those red"
@@ -112,10 +114,16 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"hapair: provider {run.provider}, seed {run.seed}, run in {run.folder}"
 
 
+LEFT_OUT = pytest.StashKey[list[str]]()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave planted faults out unless they are asked for, and bound every scenario."""
+    """Leave planted faults and long scenarios out unless they are asked for, and bound every scenario."""
     asked = "planted" in (config.option.markexpr or "")
     left = [item for item in items if item.get_closest_marker("planted") and not asked]
+    slow = [item for item in items if item.get_closest_marker("long") and not config.getoption("--long")]
+    config.stash[LEFT_OUT] = [item.name for item in slow if item not in left]
+    left += [item for item in slow if item not in left]
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]
@@ -123,6 +131,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TEST_LIMIT_S, func_only=True))
     config.stash[RUN].file.command = command(items, config)
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """Say which scenarios of this session are left out only because they take long."""
+    left = config.stash[LEFT_OUT]
+    return [f"left out without --long: {', '.join(left)}"] if left else []
 
 
 @pytest.fixture(scope="session")
@@ -245,7 +259,8 @@ def properties(drawn: Result) -> list[tuple[str, object]]:
 
 def repeat(item: pytest.Item, run: Run) -> str:
     """Return the one command that repeats a scenario."""
-    return f"./dev nox -s {session_of(item)} -- -k {item.name} --provider {run.provider} --seed {run.seed}"
+    long = " --long" if item.get_closest_marker("long") else ""
+    return f"./dev nox -s {session_of(item)} -- -k {item.name}{long} --provider {run.provider} --seed {run.seed}"
 
 
 def session_of(item: pytest.Item) -> str:
@@ -259,7 +274,8 @@ def command(items: Sequence[pytest.Item], config: pytest.Config) -> str:
     if len(items) == 1:
         return repeat(items[0], run)
     sessions = sorted({session_of(item) for item in items})
-    chosen = [*(("-k", only) if only else ()), "--provider", run.provider, "--seed", str(run.seed)]
+    given = [*(("-k", only) if only else ()), *(("--long",) if config.getoption("--long") else ())]
+    chosen = [*given, "--provider", run.provider, "--seed", str(run.seed)]
     return shlex.join(["./dev", "nox", "-s", *sessions, "--", *chosen])
 
 

@@ -34,6 +34,7 @@ def arguments(name: str, *, provider: str, seed: int | None, keep: bool, shell_o
     """
     entry = catalogue.find(name)
     given = [f"{entry.path}::test_{entry.name}", f"--rootdir={PROJECT}", f"--provider={provider}", "--timeout=0"]
+    given += ["--long"]  # it was asked for by name
     given += [f"--seed={seed}"] if seed is not None else []
     given += ["--keep"] if keep else []
     given += ["--shell-on-failure"] if shell_on_failure else []

@@ -10,7 +10,7 @@ THAW_S = 2.0  # 0.4 s on an idle machine, 1.2 s where three jobs shared each pro
 
 
 @pytest.mark.scenario(15)
-@pytest.mark.parametrize("pause_s", [5, 30])
+@pytest.mark.parametrize("pause_s", [5, 30, pytest.param(120, marks=pytest.mark.long)])
 def test_pause(scene: Scene, pause_s: int) -> None:
     """The active node is paused as a whole and resumed, before or after the standby took over: nothing stale."""
     active, _ = scene.roles()

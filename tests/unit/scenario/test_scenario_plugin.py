@@ -162,6 +162,18 @@ def test_a_pair_that_was_left_well_goes_to_the_next_scenario_and_no_other(run: R
     assert [one["verdict"] for one in run.scenarios()] == ["valid", "valid", "valid", "invalid", "valid"]
 
 
+LONG = "import pytest\n\n@pytest.mark.long\ndef test_slow(scene, client): client.write(3)\n" + GOOD
+
+
+def test_a_long_scenario_is_named_and_left_out_unless_it_is_asked_for(run: Run) -> None:
+    done = run(LONG)
+    done.assert_outcomes(passed=1, deselected=1)
+    done.stdout.fnmatch_lines(["left out without --long: test_slow"])
+    done = run(LONG, "--long")
+    done.assert_outcomes(passed=2)
+    assert "left out" not in done.stdout.str()
+
+
 def test_a_set_up_that_fails_is_reported_too(run: Run) -> None:
     run.pytester.makeconftest(CONFTEST + REFUSE)
     run(GOOD).assert_outcomes(errors=1)
@@ -316,7 +328,7 @@ class TestCatalogue:
     def test_a_run_by_name_becomes_a_run_of_pytest(self) -> None:
         given = runner.arguments("45", provider="uml", seed=7, keep=True, shell_on_failure=True)
         assert given[0].endswith("failover/test_reboot_active.py::test_reboot_active")
-        assert {"--provider=uml", "--seed=7", "--keep", "--shell-on-failure"} <= set(given)
+        assert {"--provider=uml", "--seed=7", "--keep", "--shell-on-failure", "--long"} <= set(given)
         plain = runner.arguments("45", provider="uml", seed=None, keep=False, shell_on_failure=False)
         assert not [option for option in plain if option.startswith(("--seed", "--keep", "--shell", "-m"))]
 
