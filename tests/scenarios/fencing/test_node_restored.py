@@ -9,6 +9,7 @@ RESYNC_S = 180.0  # the whole disk is copied
 
 
 @pytest.mark.scenario(42)
+@pytest.mark.long
 def test_node_restored(scene: Scene) -> None:
     """The standby's disks are put back from an old snapshot: it is not attached, until it was made anew."""
     active, standby = scene.roles()
@@ -27,6 +28,7 @@ def test_node_restored(scene: Scene) -> None:
 
 
 @pytest.mark.scenario(42)
+@pytest.mark.long
 def test_node_restored_alone(scene: Scene) -> None:
     """Both nodes lose power, and the standby boots alone with its disks from an old snapshot: it refuses."""
     active, standby = scene.roles()
