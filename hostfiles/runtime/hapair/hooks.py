@@ -110,7 +110,7 @@ class Hooks(threading.Thread):
     def _call(self, script: Path, old: View, new: View, stable_s: int) -> None:
         began = time.monotonic()
         done = proc.run(
-            [str(script), self._resource.name, *new, self._resource.mount],
+            proc.ordinary([str(script), self._resource.name, *new, self._resource.mount]),
             LIMIT_S,
             {
                 "OLD_CONNECTED_STATE": old.connection,

@@ -47,6 +47,11 @@ def run(argv: Sequence[str], limit_s: float, env: Mapping[str, str] | None = Non
         return Completed(None, f"{' '.join(argv)}: no end after {limit_s:g} s")
 
 
+def ordinary(argv: Sequence[str]) -> list[str]:
+    """Return the command that runs a user's program at the usual priority: that of the agent is for its decisions."""
+    return ["nice", "-n", str(-os.nice(0)), *argv]
+
+
 def stream(argv: Sequence[str]) -> "Stream":
     """Start a command whose standard output is read as it comes.
 

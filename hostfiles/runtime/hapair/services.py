@@ -117,7 +117,7 @@ class Services:
         hook = Path(self._resource.mount) / "actions" / name
         if not os.access(hook, os.X_OK):
             return ""
-        done = proc.run([str(hook)], HOOK_LIMIT_S, {"LXD_DIR": self._resource.lxd_dir})
+        done = proc.run(proc.ordinary([str(hook)]), HOOK_LIMIT_S, {"LXD_DIR": self._resource.lxd_dir})
         return "" if done.ok else f"{hook}: {done.last_line}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,19 @@ def test_arguments_and_environment_are_those_of_drbd_watcher(n1: Host, tmp_path:
     assert second[7].isdigit()
     made.look(None)
     assert calls(out, 3)[2][0].split() == ["r0", "/r0"], "a resource that vanished has empty values"
+
+
+@pytest.mark.spawns
+def test_a_script_does_not_have_the_agents_priority(n1: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the agent ran at -5: a script gets that back, so it would be at 0 there, and is at 5 here."""
+    install(n1, "a", f"#!/bin/sh\nnice >{tmp_path}/nice\n")
+    before = os.nice(0)
+    monkeypatch.setattr(os, "nice", lambda _: -5)
+    looking = started(n1)
+    looking.look(TOGETHER)
+    looking.look(ALONE)
+    wait_until("it ran", lambda: (tmp_path / "nice").exists() and (tmp_path / "nice").read_text(), Deadline.after(10))
+    assert int((tmp_path / "nice").read_text()) == before + 5
 
 
 @pytest.mark.spawns
