@@ -17,8 +17,9 @@ class Parts:
     """What a takeover after a power loss consists of, each measured by itself, in seconds.
 
     `detection_s`: until DRBD had lost the peer. `grace_s`: T_grace of the site. `mount_s` and `lxd_s`: the starts of
-    the two units. `container_s`: from LXD's start to the first answer of the container. `total_s` is the time from
-    the fault to the first acknowledged write; lock, promotion and whatever lay between the parts are in it only.
+    the two units. `container_s`: from LXD's start to the first answer of the container, 0 if that came first.
+    `total_s` is the time from the fault to the first acknowledged write; lock, promotion and whatever lay between the
+    parts are in it only.
     """
 
     detection_s: float
@@ -76,10 +77,13 @@ def parts(fault: Event, events: Sequence[Event], took_s: float) -> Parts | None:
     since = [e for e in mine if fault.t < e.t <= ended]
     lost = _first("DRBD lose the peer", since, lambda e: e.text("connection") not in ("", "Connected"))
     mounting, mounted = (_unit(since, change, ".mount") for change in ("Mounting", "Mounted"))
-    starting, started = (_unit(since, change, "lxd.service") for change in ("Starting", "Started"))
+    starting = _unit(since, "Starting", "lxd.service")
     boot = {boot for boot, node in boots(events).items() if node == survivor}
     answers = [e for e in events if e.source == "probe" and e.kind == "id" and e.text("boot") in boot]
     answered = _first("the container answer", answers, lambda e: e.t > fault.t)
+    # LXD starts its containers before it says that it is up: the first of them may answer earlier.
+    up = [e.t for e in since if e.text("change") == "Started" and e.text("unit").endswith("lxd.service")]
+    started = min([answered, *up])
     grace_s = next((e.number("grace_s") for e in events if e.kind == "begin" and e.number("grace_s") > 0), None)
     if grace_s is None:
         raise LookupError("the history does not say how long T_grace is")

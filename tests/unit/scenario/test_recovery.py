@@ -37,6 +37,15 @@ def test_each_part_is_measured_by_itself() -> None:
     assert found.ratio == pytest.approx(11.01 / 10.41)
 
 
+def test_a_container_may_answer_before_lxd_says_that_it_is_up() -> None:
+    """Its unit's start then ends after the first acknowledged write, on a slow node."""
+    early = takeover()
+    early.events = [e for e in early.events if e.text("change") != "Started"]
+    found = measured(early.add(13.5, "n2", "unit", unit="r0lxd.service", change="Started"))
+    assert found is not None
+    assert [found.lxd_s, found.container_s] == pytest.approx([0.81, 0.0])
+
+
 def test_a_takeover_that_idles_is_red_and_says_what_it_is_made_of() -> None:
     good = recovers(takeover().told(), facts(), ALLOWED)
     assert good.outcome is Outcome.VALID
