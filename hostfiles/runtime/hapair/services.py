@@ -51,6 +51,9 @@ class Services:
         if not proc.run(["systemctl", "stop", unit], limit_s).ok:
             proc.run(["systemctl", "kill", "--signal=SIGKILL", unit], 5.0)
             proc.run(["systemctl", "stop", unit], 2.0)
+            # It was meant to end: the decision log tells how, and a unit that stays failed would cry about it for ever.
+            proc.run(["systemctl", "reset-failed", unit], 5.0)
+            text = "; ".join(filter(None, (text, f"{unit} was killed: it did not stop within {limit_s:.0f} s")))
         while self.unmount():
             if time.monotonic() >= until:
                 return False, f"still mounted: {', '.join(sorted({point for point, _ in self._own_mounts()}))}"

@@ -66,10 +66,12 @@ start)
     exit 0
     ;;
 stop)
+    [ -e {state}/hangs-$unit ] && exit 1
     rm -f {state}/active-$unit
     [ $unit = r0.mount ] && : > {mountinfo}
     exit 0
     ;;
+kill) rm -f {state}/hangs-$unit {state}/active-$unit ;;
 show) echo "{{ path={bin}/lxd ; argv[]={bin}/lxd --group lxd ; }}" ;;
 esac
 exit 0

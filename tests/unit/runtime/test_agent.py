@@ -103,6 +103,16 @@ def test_secondary_and_primary_by_hand(running: Running, capsys: pytest.CaptureF
     assert running.status()["lxd_active"] is True
 
 
+def test_lxd_that_does_not_stop_is_killed_and_told(running: Running) -> None:
+    """It leaves no failed unit behind: nobody could tell that from one that ended by itself."""
+    (running.machine.state / "hangs-r0lxd.service").write_text("")
+    assert r0.main("r0", ["secondary"], running.host.paths) == 0
+    calls = running.machine.told("systemctl")
+    killed = calls.index("kill --signal=SIGKILL r0lxd.service")
+    assert "reset-failed r0lxd.service" in calls[killed:]
+    assert "r0lxd.service was killed: it did not stop within" in running.host.paths.decisions.read_text()
+
+
 def test_suspend_stops_the_services_and_stays_primary(running: Running) -> None:
     assert r0.main("r0", ["suspend"], running.host.paths) == 0
     status = running.status()
