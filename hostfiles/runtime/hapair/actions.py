@@ -20,6 +20,7 @@ class Kind(Enum):
     RECORD_PROMOTION = "record the promotion"
     HAND_OVER = "hand the lock over"
     STAY = "take the hand-over back"
+    JUDGE = "judge the replica"
     PROMOTE = "drbdadm primary"
     DEMOTE = "drbdadm secondary"
     SUSPEND_IO = "drbdadm suspend-io"

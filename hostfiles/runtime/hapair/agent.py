@@ -30,7 +30,7 @@ from hapair.executor import Executor
 from hapair.fence.site import fence_of
 from hapair.guards import Guards
 from hapair.hooks import Hooks
-from hapair.incarnation import Incarnation
+from hapair.incarnation import Incarnation, unjudged
 from hapair.lane import Lane
 from hapair.lock import Claim
 from hapair.memory import RETRY_S, Memory, Wish, answered, begin, looked, settled, wished
@@ -38,7 +38,7 @@ from hapair.paths import Paths
 from hapair.removal import Remover
 from hapair.server import Request, Server
 from hapair.services import Services
-from hapair.states import Kernel, Observation, Role
+from hapair.states import Disk, Kernel, Observation, Role
 from hapair.status import resource_status
 from hapair.watchdog import Watchdog
 
@@ -66,7 +66,7 @@ class Checked:
     def __init__(self, config: Config, resource: str, paths: Paths, post: Post) -> None:
         self._config, self._resource, self._paths, self._post = config, resource, paths, post
         self._signature: object = None
-        self._text = "F11: the configuration is being looked at"
+        self._text = policy.LOOKING
         self._running = False
         self._again_at = 0.0
         self.fault = ""
@@ -108,6 +108,7 @@ class Unit:
         self.kernel: Kernel | None = None
         self._post = post
         self._said: tuple[object, ...] = ()
+        self._judged: tuple[object, ...] = ()
         self.checked = Checked(config, resource.name, paths, post)
         self.alike = Alike(config, resource.name, paths, self._not_told)
         self._anyway = False
@@ -140,12 +141,18 @@ class Unit:
             tombstone=self.paths.tombstone(self.resource.name).exists(),
             split_brain=self.paths.split_brain(self.resource.name).exists(),
             refused=self.checked.refused(),
+            unjudged=self._unjudged(),
             mounted=self.services.mounted(),
             lxd_active=self.lxd_active,
             control_busy=self.control.busy,
             services_busy=self.serving.busy,
             watch_busy=self.watching.busy,
         )
+
+    def _unjudged(self) -> str:
+        found = unjudged(self.paths, self.resource.name)
+        attached = self.kernel is not None and any(one.disk is not Disk.DISKLESS for one in self.kernel.volumes)
+        return found.why if found is not None and attached else ""
 
     def dispatch(self, actions: tuple[Action, ...]) -> None:
         """Hand the actions to their lanes."""
@@ -155,7 +162,7 @@ class Unit:
                 lane.start_list(mine)
 
     def _lane_of(self, kind: Kind) -> Lane:
-        if kind is Kind.WATCH_LOCK:
+        if kind in (Kind.WATCH_LOCK, Kind.JUDGE):
             return self.watching
         return self.serving if kind in SERVICE_KINDS else self.control
 
@@ -182,6 +189,11 @@ class Unit:
         if (action.kind in LOCK_KINDS or action.kind is Kind.UP) and said == self._said:
             # A lock that is watched, or waited for, every T_watch is told once; so is what keeps DRBD from coming up.
             return
+        if action.kind is Kind.JUDGE:
+            # It goes on beside all else, so that the last thing told is seldom its own.
+            if said == self._judged:
+                return
+            self._judged = said
         self._said = said
         self.log.add(
             self.resource.name,

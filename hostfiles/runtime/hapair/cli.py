@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Callable, Dict, Sequence
 
@@ -22,6 +24,7 @@ from hapair.say import complain, say
 from hapair.single import AnotherRuns, only_agent
 
 STATUS_LIMIT_S = 15.0
+BAD_INPUT_PAUSE_S = 5.0
 
 
 def main(argv: Sequence[str], paths: Paths | None = None) -> int:
@@ -33,7 +36,7 @@ def main(argv: Sequence[str], paths: Paths | None = None) -> int:
     try:
         config = load(paths.config)
     except BadConfig as bad:
-        return complain(str(bad), 2)
+        return _not_started(str(bad)) if given.command == "agent" else complain(str(bad), 2)
     resource = getattr(given, "resource", None)
     if resource is not None and resource not in config.resources:
         return complain(f"no such resource: {resource}; this site has {', '.join(config.resources)}", 2)
@@ -108,13 +111,22 @@ def _agent(config: Config, paths: Paths) -> int:
     except BadStore as bad:
         up = [name for name, it in config.resources.items() if Guards(paths, name, it.minor).kernel() is not None]
         if not up:
-            return complain(f"{bad}\nnothing was started", 2)
+            return _not_started(f"{bad}\nnothing was started")
         complain(f"{bad}\n{', '.join(up)} is up: going on, without the store", 0)
     try:
         with only_agent(paths):
             return agent.main(config, paths)
     except AnotherRuns as other:
         return complain(str(other), 1)
+
+
+def _not_started(why: str) -> int:
+    """Say what a person has to mend; under systemd, which starts the agent again at once, not ten times a second."""
+    code = complain(why, 2)
+    if "NOTIFY_SOCKET" in os.environ:
+        # Nothing announces that a file was mended.
+        time.sleep(BAD_INPUT_PAUSE_S)
+    return code
 
 
 def _leave(config: Config, paths: Paths) -> int:

@@ -9,7 +9,7 @@ from hapair import proc
 from hapair.actions import LOCK_KINDS, Action, Kind, Outcome, Verdict
 from hapair.fencing import Answer, Busy, Fence, Held, replace_file
 from hapair.guards import Guards
-from hapair.incarnation import Incarnation, InUse
+from hapair.incarnation import Incarnation, InUse, PutBack, Unknown
 from hapair.lock import Claim
 from hapair.paths import Paths
 from hapair.services import Services
@@ -47,6 +47,7 @@ class Executor:
         self._incarnation = incarnation
         self._done: Dict[Kind, Callable[[Action], Result]] = {
             Kind.UP: self._up,
+            Kind.JUDGE: lambda _: self._judge(),
             Kind.DEMOTE: self._demote,
             Kind.RESUME_IO: self._resume_io,
             Kind.TOMBSTONE: self._tombstone,
@@ -75,6 +76,11 @@ class Executor:
         return Outcome(action, verdict, began, text)
 
     def _lock(self, kind: Kind) -> Answer:
+        if kind in (Kind.TAKE_SOLO, Kind.RECORD_PROMOTION):
+            # What the store has not answered yet, it may answer now.
+            verdict, wrong = self._judge()
+            if verdict is Verdict.FAILED:
+                return Answer(Held.UNAVAILABLE, text=wrong)
         if kind is Kind.TAKE_SOLO:
             kernel = self._guards.kernel()
             if kernel is not None and kernel.role is Role.PRIMARY:
@@ -94,13 +100,19 @@ class Executor:
         """`drbdadm adjust`; before it attaches, the attach is counted, and a replica that was put back refused (F9)."""
         try:
             with self._incarnation.alone():
-                refused, remark = self._incarnation.count()
-                if refused:
-                    return Verdict.FAILED, refused
+                remark = self._incarnation.count()
                 done = proc.run(["drbdadm", "adjust", self._resource], action.limit_s)
-        except (InUse, OSError) as bad:
+        except (InUse, PutBack, Unknown, OSError) as bad:
             return Verdict.FAILED, str(bad)
         return (Verdict.DONE, remark) if done.ok else (Verdict.FAILED, done.last_line)
+
+    def _judge(self) -> Result:
+        """F9: now that the store may answer."""
+        try:
+            wrong = self._incarnation.judge()
+        except (Unknown, OSError) as bad:
+            return Verdict.UNAVAILABLE, str(bad)
+        return (Verdict.FAILED, wrong) if wrong else (Verdict.DONE, "")
 
     def _demote(self, action: Action) -> Result:
         """`drbdadm secondary`, again while somebody holds the device, until the time is up."""

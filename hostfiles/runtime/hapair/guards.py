@@ -29,9 +29,11 @@ class Guards:
             return None
 
     def claim(self) -> str:
-        """F1, F4: only a replica whose every volume is UpToDate or Consistent may ask, and none with a tombstone."""
+        """F1, F4, F9: only a replica whose every volume is UpToDate or Consistent may ask, and none with a mark."""
         if self.paths.tombstone(self.resource).exists():
             return "this disk failed once (tombstone)"
+        if self.paths.unjudged(self.resource).exists():
+            return "nobody knows whether this replica was put back from a snapshot (F9)"
         kernel = self.kernel()
         if kernel is None:
             return "DRBD does not know the resource"

@@ -58,6 +58,8 @@ class Memory:
         half_stopped: a demotion ran out of time; the text says where.
         left: the resource is down because of a wish to leave.
         half_up: why `drbdadm adjust` failed, so that the resource may be there without its disk or connection.
+        judge_at: a replica that was attached without the store is not judged before this moment (F9).
+        store_away: the store did not answer when it was asked about that.
         trouble: why the last step of DRBD or of the services failed, or why a lock that is open to this node was
             refused; empty after one that did not.
         retry_at, services_retry_at, reconnect_at: nothing of that kind before this moment.
@@ -84,6 +86,8 @@ class Memory:
     half_stopped: str = ""
     left: bool = False
     half_up: str = ""
+    judge_at: float = 0.0
+    store_away: bool = False
     trouble: str = ""
     retry_at: float = 0.0
     services_retry_at: float = 0.0
@@ -143,8 +147,10 @@ def answered(memory: Memory, outcome: Outcome, site: Settings, now: float) -> Me
     kind, verdict = outcome.action.kind, outcome.verdict
     if outcome.lock_asked and not _overtaken(memory, outcome):
         memory = replace(memory, lock=Seen(outcome.began, outcome.record, outcome.text))
-    if kind is Kind.WATCH_LOCK:
-        # It runs beside other actions, whose retries and troubles are not its own.
+    if kind in (Kind.WATCH_LOCK, Kind.JUDGE):
+        # They run beside other actions, whose retries and troubles are not their own.
+        if kind is Kind.JUDGE:
+            memory = replace(memory, judge_at=now + site.times.watch_s, store_away=verdict is Verdict.UNAVAILABLE)
         return memory
     if verdict is Verdict.DONE:
         return _done(replace(memory, trouble=""), kind, now)
@@ -173,7 +179,9 @@ def _done(before: Memory, kind: Kind, now: float) -> Memory:
         return before
     memory = replace(before, retry_at=0.0 if kind in LOCK_KINDS else now + EVENT_LAG_S)
     if kind is Kind.UP:
-        memory = replace(memory, left=False, half_up="", reconnect_at=now + RECONNECT_S)
+        # T_grace counts from here at the earliest: before that DRBD could not have met the peer.
+        lost_at = memory.lost_at if memory.lost_at is None else now
+        memory = replace(memory, left=False, half_up="", lost_at=lost_at, reconnect_at=now + RECONNECT_S)
     elif kind is Kind.PROMOTE:
         memory = replace(memory, handed_over=False, takeover=False)
     elif kind is Kind.HAND_OVER:

@@ -95,6 +95,10 @@ class Paths:
         """The flock that whoever attaches the replica, or changes its meta-data, holds meanwhile (F9)."""
         return self.run / f"{resource}.attaching"
 
+    def unjudged(self, resource: str) -> Path:
+        """The mark on a replica that was attached before the store had told whether it was put back (F9)."""
+        return self.run / f"{resource}.unjudged"
+
     def alike(self, resource: str) -> Path:
         """What was found out in this boot of LXD, liblxc and the id maps, and of which files."""
         return self.run / f"{resource}.alike.json"

@@ -17,6 +17,9 @@ from hapair.memory import RETRY_S, Memory, Wish, looked
 from hapair.rules import Look, Reaction
 from hapair.states import Kernel, Observation, Role, Settings
 
+LOOKING = "F11: the configuration is being looked at"
+"""A refusal that ends by itself, within a second."""
+
 Decision = Tuple[Tuple[Action, ...], Memory]
 
 
@@ -60,7 +63,7 @@ def refusal(site: Settings, seen: Observation, memory: Memory, wish: Wish) -> st
     if memory.wish is not None:
         return f"another request ({memory.wish.value}) is in progress"
     if not seen.complete or kernel is None:
-        return "DRBD does not know the resource yet"
+        return memory.half_up or "DRBD does not know the resource yet"
     if wish is Wish.PRIMARY and kernel.role is not Role.PRIMARY:
         return _never_promoted(site, seen, kernel)
     return "this node is not Primary" if wish is Wish.SUSPEND and kernel.role is not Role.PRIMARY else ""
@@ -70,7 +73,9 @@ def _never_promoted(site: Settings, seen: Observation, kernel: Kernel) -> str:
     """Return what forbids a promotion until somebody has done something about it, or ""."""
     if kernel.connected and kernel.peer_role is Role.PRIMARY:
         return f"{site.peer_name} is Primary: run `{site.resource} secondary` there"
-    return rules.TOMBSTONE if seen.tombstone else seen.refused
+    if seen.tombstone:
+        return rules.TOMBSTONE
+    return "" if seen.refused == LOOKING else seen.refused
 
 
 def granted(seen: Observation, memory: Memory, wish: Wish) -> bool:
@@ -88,6 +93,9 @@ def granted(seen: Observation, memory: Memory, wish: Wish) -> bool:
 
 def _absent(seen: Observation, memory: Memory, now: float) -> Decision:
     """The kernel does not know the resource: bring it up, unless this node leaves."""
+    if memory.wish is Wish.LEAVE and seen.control_busy:
+        # What brings it up just now would do so after the departure.
+        return (), memory
     if memory.wish is Wish.LEAVE or memory.left:
         return (), _remember(replace(memory, left=True), (Reaction("F3", "has left"),), now)
     if seen.control_busy:

@@ -12,6 +12,7 @@ from typing import Callable
 from hapair import incarnation, proc
 from hapair.config import Config
 from hapair.decisions import DecisionLog
+from hapair.guards import Guards
 from hapair.incarnation import Incarnation, InUse, Unknown
 from hapair.paths import Paths
 from hapair.say import complain, say, typed
@@ -22,13 +23,15 @@ CREATE_S = 300.0
 IN_USE_S = 30.0
 """How long the agent may be at it: it waits for the store, then attaches."""
 LOG_LIMIT_S = 2.0
+INTERRUPTED = 130
+"""128 and the number of SIGINT, as a shell has it."""
 
 
 @dataclass(frozen=True)
 class Restored:
     """The replica of one resource on this node; `confirm` is the resource's name typed in advance.
 
-    Both ways return an exit code: 0 done, 1 refused or failed, 2 not confirmed.
+    Both ways return an exit code: 0 done, 1 refused or failed, 2 not confirmed, 130 interrupted.
     """
 
     config: Config
@@ -67,8 +70,10 @@ class Restored:
                 if count.attached():
                     return complain(f"refused: {self._in_use()}", 1)
                 say(change())
-        except (InUse, Unknown) as bad:
+        except (InUse, Unknown, OSError) as bad:
             return complain(f"{self.resource}: not done, run it again: {bad}", 1)
+        except KeyboardInterrupt:
+            return complain(f"{self.resource}: interrupted; `hapair status` says what became of it", INTERRUPTED)
         return 0
 
     def _in_use(self) -> str:
@@ -88,7 +93,11 @@ class Restored:
         except Unknown as why:
             say(f"WARNING: let nothing but hapair-agent attach it the first time: {why}")
         self._log("discard the replica", "done", "a person gave it up: the peer's data is copied anew")
-        return f"{self.resource}: made anew; the agent attaches it, and {self.config.peer} copies all of its data to it"
+        known = self.config.resources[self.resource]
+        attach = "the agent attaches it"
+        if Guards(self.paths, self.resource, known.minor).kernel() is not None:
+            attach = f"`drbdadm attach {self.resource}` attaches it"
+        return f"{self.resource}: made anew; {attach}, and {self.config.peer} copies all of its data to it"
 
     def _trusted(self, count: Incarnation, reason: str) -> str:
         stored, volumes = count.stored().number, count.volumes()

@@ -167,10 +167,11 @@ def bring_up(look: Look) -> Reaction | None:
 
 def up_again(memory: Memory, now: float) -> Reaction:
     """Try again what failed, after a pause, and say all the time why it did (F9: the replica may be refused)."""
-    why = f"tries again to bring DRBD up: {memory.half_up}"
+    rule = "F9" if memory.half_up.startswith("F9") else "up"
+    why = memory.half_up if rule == "F9" else f"tries again to bring DRBD up: {memory.half_up}"
     if now < memory.retry_at:
-        return Reaction("up", why, wake_at=memory.retry_at)
-    return Reaction("up", why, ((Kind.UP, DRBD_LIMIT_S),))
+        return Reaction(rule, why, wake_at=memory.retry_at)
+    return Reaction(rule, why, ((Kind.UP, DRBD_LIMIT_S),))
 
 
 def resume_io(look: Look) -> Reaction | None:
@@ -207,6 +208,18 @@ def watch_lock(look: Look) -> Reaction | None:
             "F8", "the solo owner looks whether the lock is still its own", ((Kind.WATCH_LOCK, LOCK_LIMIT_S),)
         )
     return Reaction("F8", f"serves alone; {lock_text(look)}", wake_at=due)
+
+
+def judge(look: Look) -> Reaction | None:
+    """F9. Without the store nobody could tell whether a replica was put back: it claims nothing until the store has.
+
+    Two nodes that are Connected and both UpToDate may serve meanwhile, as without the store they ever may (F6).
+    """
+    if not look.seen.unjudged or look.memory.wish is Wish.LEAVE:
+        return None
+    if look.now < look.memory.judge_at:
+        return Reaction("F9", look.seen.unjudged, wake_at=look.memory.judge_at)
+    return Reaction("F9", "the replica was attached without the store", ((Kind.JUDGE, LOCK_LIMIT_S),))
 
 
 def without_local_disk(look: Look) -> Reaction | None:
@@ -342,7 +355,7 @@ def promote(look: Look) -> Reaction | None:
 
 
 def _barrier(look: Look) -> Reaction | None:
-    """What forbids promotion whatever the lock says: the peer serves, a person, settings (F11), the disk (F4, F5)."""
+    """What forbids promotion whatever the lock says: the peer serves, a person, settings, the replica (F4, F5, F9)."""
     kernel, peer = look.kernel, look.site.peer_name
     if kernel.connected and kernel.peer_role is Role.PRIMARY:
         return Reaction("standby", f"{peer} is Primary")
@@ -359,9 +372,11 @@ def _barrier(look: Look) -> Reaction | None:
 
 
 def _bad_disk(look: Look) -> Reaction | None:
-    """F4, F5: a replica that failed once, or is not whole and current, is never promoted."""
+    """F4, F5, F9: a replica that failed once, is not whole and current, or is too old, is never promoted."""
     if look.seen.tombstone:
         return Reaction("F4", TOMBSTONE)
+    if look.seen.unjudged and not (look.kernel.together and look.memory.store_away):
+        return Reaction("F9", look.seen.unjudged)
     if not look.kernel.claimable:
         states = ", ".join(volume.disk.value for volume in look.kernel.volumes) or "no disk"
         return Reaction("F5", f"own data is not good enough ({states}): waits for {look.site.peer_name}")
@@ -473,5 +488,5 @@ CONTROL: tuple[Rule, ...] = (
     release,
     reconnect,
 )
-WATCH: tuple[Rule, ...] = (watch_lock,)
+WATCH: tuple[Rule, ...] = (watch_lock, judge)
 SERVICES: tuple[Rule, ...] = (probe_services, stop_services, start_services)

@@ -177,6 +177,7 @@ class Observation:
     `kernel` is None while the kernel does not know the resource; `complete` is False until a dump was read to its end.
     `note` is the confirmation of a SOLO lock of this node, kept since the boot (see `fencing`).
     `refused` says what F11 forbids this node to serve with; empty when nothing does.
+    `unjudged` says why an attached replica must claim nothing (F9); empty for one that may.
     `lxd_active` is None when nobody looked yet. `control_busy`, `services_busy` and `watch_busy` say that
     a worker still runs.
     """
@@ -188,6 +189,7 @@ class Observation:
     split_brain: bool = False
     refused: str = ""
     mounted: bool = False
+    unjudged: str = ""
     lxd_active: bool | None = None
     control_busy: bool = False
     services_busy: bool = False

@@ -35,6 +35,7 @@ def resource_status(config: Config, seen: Observation, memory: Memory, now: floa
         "tombstone": seen.tombstone,
         "split_brain": seen.split_brain,
         "refused": seen.refused,
+        "unjudged": seen.unjudged,
         "held": memory.held,
         "paused": memory.paused,
         "request": memory.wish.value if memory.wish else None,

@@ -12,7 +12,7 @@ from hapair.actions import LOCK_KINDS, SERVICE_KINDS, Action, Kind, Outcome, Ver
 from hapair.executor import VERDICTS
 from hapair.fencing import Answer, Fence, Held, replace_file
 from hapair.guards import Guards
-from hapair.incarnation import Local, successor
+from hapair.incarnation import Local, Unjudged, late_verdict, mark, successor, unjudged
 from hapair.lock import LockState
 from hapair.memory import Memory, Wish, answered, begin, settled, wished
 from hapair.paths import Paths
@@ -75,6 +75,7 @@ class Node:
         self.mounted = self.lxd = False
         self.unconfirmed: set[int] = set()
         self.paths.note("r0").unlink(missing_ok=True)
+        self.paths.unjudged("r0").unlink(missing_ok=True)
 
     def power_off(self) -> None:
         """Lose power: only meta-data and data survive."""
@@ -153,6 +154,7 @@ class Node:
             kernel=self.kernel(),
             note=self.fence.note(),
             tombstone=self.paths.tombstone("r0").exists(),
+            unjudged=found.why if (found := unjudged(self.paths, "r0")) and self.drbd_up else "",
             mounted=self.mounted,
             lxd_active=self.lxd_active,
             control_busy=self.control.busy,
@@ -179,7 +181,7 @@ class Node:
             lane.actions += mine
 
     def _lane_of(self, kind: Kind) -> Lane:
-        if kind is Kind.WATCH_LOCK:
+        if kind in (Kind.WATCH_LOCK, Kind.JUDGE):
             return self.watch
         return self.services if kind in SERVICE_KINDS else self.control
 
@@ -205,7 +207,8 @@ class Node:
             done = self._do(action.kind)
             if not self.agent_up:
                 return
-            outcome = Outcome(action, Verdict.DONE if done else Verdict.FAILED, began)
+            verdict = Verdict.UNAVAILABLE if done is None else Verdict.DONE if done else Verdict.FAILED
+            outcome = Outcome(action, verdict, began)
         self.world.say(f"{self.name} {action.rule}: {action.kind.value}: {outcome.verdict.value}")
         if outcome.verdict is not Verdict.DONE:
             lane.actions.clear()
@@ -213,8 +216,25 @@ class Node:
         if lane is self.services:
             self.lxd_active = self.lxd
 
+    def _judge(self) -> bool | None:
+        """F9: what the executor does before it claims, and when it is told to; None: the store is away."""
+        found = unjudged(self.paths, "r0")
+        if found is None:
+            return True
+        if self.world.store.down:
+            return None
+        wrong = late_verdict("r0", found, self.world.incarnations[self.name])
+        if wrong:
+            mark(self.paths, "r0", Unjudged(found.replica, wrong))
+            return False
+        self.world.incarnations[self.name] = max(self.incarnation, self.world.incarnations[self.name])
+        self.paths.unjudged("r0").unlink()
+        return True
+
     def _lock(self, kind: Kind) -> Answer:
         guards = self._guards()
+        if kind in (Kind.TAKE_SOLO, Kind.RECORD_PROMOTION) and self._judge() is False:
+            return Answer(Held.UNAVAILABLE, text="the replica was put back")
         return {
             Kind.TAKE_SOLO: lambda: self.fence.take(guards.claim),
             Kind.RELEASE: lambda: self.fence.release(guards.release),
@@ -234,8 +254,9 @@ class Node:
 
         return WorldGuards(self.paths, "r0", 0)
 
-    def _do(self, kind: Kind) -> bool:
-        actions: dict[Kind, Callable[[], bool]] = {
+    def _do(self, kind: Kind) -> bool | None:
+        actions: dict[Kind, Callable[[], bool | None]] = {
+            Kind.JUDGE: self._judge,
             Kind.UP: self._up,
             Kind.RECONNECT: self._connect,
             Kind.PROMOTE: self._promote,
@@ -281,6 +302,7 @@ class Node:
     def _counted(self) -> bool:
         """F9: count this attach, unless the replica was put back."""
         if self.world.store.down:
+            mark(self.paths, "r0", Unjudged((Local(self.incarnation, self.fresh),)))
             return True
         number = successor((Local(self.incarnation, self.fresh),), self.world.incarnations[self.name])
         if number is None:

@@ -228,7 +228,7 @@ def test_a_handed_over_lock_is_refused_to_an_older_lxd_too(n1: Host, n2: Host) -
     assert newer.hand_over(no_guard).held is Held.HELD
     answer = older.take(claim=Claim(OLD))
     assert (answer.held, "served last" in answer.text) == (Held.REFUSED, True)
-    assert "SOLO of uuid-n2" in older.release(no_guard).text, "that refusal has nothing to do with LXD"
+    assert "SOLO of this node" in older.release(no_guard).text, "that refusal has nothing to do with LXD"
 
 
 def test_a_refusal_that_a_person_must_mend_is_told_and_not_repeated_in_haste(n1: Host) -> None:

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from hapair import cli, incarnation, proc, restored_replica
+from hapair import cli, handlers, incarnation, proc, r0, restored_replica
 from hapair.fence.base import Found, Reading, Writing, Written
 from hapair.fence.site import SiteStore, fence_of
 from hapair.fencing import no_guard
-from hapair.incarnation import MARK, Incarnation, InUse, Local, successor
+from hapair.guards import Guards
+from hapair.incarnation import MARK, Incarnation, InUse, Local, PutBack, Unjudged, Unknown, successor, unjudged
 
 from .conftest import Host
 from .fakes import Machine
@@ -72,7 +73,24 @@ def on_disk(machine: Machine) -> int:
 
 
 def count(host: Host) -> tuple[str, str]:
-    return Incarnation(host.config, "r0", host.paths).count()
+    """Return (why it is not attached, what should be known of the attach)."""
+    try:
+        return "", Incarnation(host.config, "r0", host.paths).count()
+    except (PutBack, Unknown) as bad:
+        return str(bad), ""
+
+
+def judge(host: Host) -> str:
+    return Incarnation(host.config, "r0", host.paths).judge()
+
+
+def away(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Take the store away, until `undo`."""
+    gone = pytest.MonkeyPatch()
+    gone.setattr(SiteStore, "read", lambda *_: Reading(Found.UNAVAILABLE, text="away"))
+    gone.setattr(SiteStore, "write", lambda *_: Writing(Written.UNCLEAR, "away"))
+    monkeypatch.setattr("hapair.memory.RETRY_S", 0.1)
+    return gone
 
 
 @pytest.mark.spawns
@@ -122,8 +140,13 @@ def test_the_disk_is_ahead_of_a_store_that_did_not_take_it(
     monkeypatch.setattr(SiteStore, "write", lambda *_: Writing(Written.UNCLEAR, "no reply"))
     refused, remark = count(n1)
     assert refused == ""
-    assert "does not know of this attach, incarnation 10 (F9): no reply" in remark
+    assert "does not know yet of this attach, incarnation 10 (F9): no reply" in remark
     assert on_disk(machine) == marked(10)
+    monkeypatch.undo()
+    n1.together()
+    assert judge(n1) == ""
+    assert json.loads(there.read_text())["incarnation"] == 10
+    assert not n1.paths.unjudged("r0").exists()
 
 
 @pytest.mark.spawns
@@ -139,8 +162,11 @@ def test_without_the_store_nothing_is_counted_and_nothing_refused(
         there.write_text(body)
     refused, remark = count(n1)
     assert refused == ""
-    assert "not counted (F9)" in remark
+    assert "not counted, and nothing is claimed" in remark
     assert on_disk(machine) == marked(3)
+    assert unjudged(n1.paths, "r0") == Unjudged((Local(3, False),))
+    n1.together()
+    assert "put back" in Guards(n1.paths, "r0", 0).claim()
 
 
 @pytest.mark.spawns
@@ -165,6 +191,56 @@ def test_a_disk_that_cannot_be_read_is_left_to_drbd(n1: Host, machine: Machine, 
     assert refused == ""
     assert "No such file" in remark
     assert not there.exists()
+
+
+@pytest.mark.spawns
+def test_a_disk_that_is_there_and_cannot_be_read_is_not_attached(n1: Host, machine: Machine, there: Path) -> None:
+    """A busy machine, or a drbdmeta that works on it already: the lock would let an old replica serve."""
+    stored(there, 9)
+    machine.meta(marked(3))
+    machine.program("drbdmeta", "#!/bin/sh\necho 'exclusive open failed' >&2; exit 20\n")
+    assert "exclusive open failed" in count(n1)[0]
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("number", [2**32 - 1, 2**40, -1, 9.5, True, float("inf")])
+def test_a_number_that_cannot_be_one_is_no_answer(n1: Host, machine: Machine, there: Path, number: float) -> None:
+    there.write_text(json.dumps({"format": 1, "node": "n1", "incarnation": number}))
+    machine.meta(marked(3))
+    assert "nothing is claimed" in count(n1)[1]
+    assert decide(n1, "--trust", "--reason", "x") == 1
+    assert on_disk(machine) == marked(3)
+
+
+@pytest.mark.spawns
+def test_a_store_that_knows_nothing_of_a_marked_replica_must_have_the_lock(
+    n1: Host, machine: Machine, there: Path
+) -> None:
+    """Another server may answer 404 in the store's place; a store that lost only this object goes on."""
+    machine.meta(marked(8))
+    lock = there.with_name("example-r0")
+    kept = lock.read_bytes()
+    lock.unlink()
+    assert "is it the right one?" in count(n1)[1]
+    assert on_disk(machine) == marked(8)
+    lock.write_bytes(kept)
+    assert count(n1) == ("", "")
+    assert json.loads(there.read_text())["incarnation"] == 9
+
+
+@pytest.mark.spawns
+def test_a_judgement_upon_an_old_answer_is_taken_back(
+    n1: Host, machine: Machine, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache told of 3; the conditional write finds out, and the disk must not keep the number of that try."""
+    stored(there, 9)
+    machine.meta(marked(3))
+    old = json.dumps({"format": 1, "node": "n1", "incarnation": 3}).encode()
+    reads = iter([Reading(Found.OBJECT, old, '"old"')])
+    real = SiteStore.read
+    monkeypatch.setattr(SiteStore, "read", lambda self, *what: next(reads, None) or real(self, *what))
+    assert "incarnation 3, the store has 9" in count(n1)[0]
+    assert on_disk(machine) == marked(3)
 
 
 @pytest.mark.spawns
@@ -212,7 +288,84 @@ def test_the_agent_says_why_it_does_not_attach_and_attaches_once_cured(
     assert len(refusals) == 1, "the same refusal is told once, however often it was tried"
 
 
+@pytest.mark.spawns
+def test_the_agent_judges_later_what_it_attached_without_the_store(
+    n1: Host, machine: Machine, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is SHARED when the store is back, and says nothing against this node."""
+    stored(there, 9)
+    machine.meta(marked(3))
+    gone = away(monkeypatch)
+    running = Running(n1, machine)
+    try:
+        running.until("it is attached", lambda: "adjust r0" in machine.told("drbdadm"))
+        machine.cut()
+        running.until("it waits", lambda: running.status()["unjudged"])
+        gone.undo()
+        running.until("it says why", lambda: "incarnation 3, the store has 9" in str(running.status()["waiting"]))
+        assert running.status()["rule"] == "F9"
+        assert handlers.ask_agent("r0", str(n1.paths.socket)) not in (3, 4, 7)
+        running.agent.log.drain(5.0)
+    finally:
+        gone.undo()
+        running.stop()
+    assert "primary r0" not in machine.told("drbdadm")
+    assert sum(line["action"] == "judge the replica" for line in n1.decisions()) <= 2, "told once each"
+
+
+@pytest.mark.spawns
+def test_a_node_that_leaves_while_it_comes_up_is_down_afterwards(
+    n1: Host, machine: Machine, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incarnation, "STORE_S", 1.0)
+    gone = away(monkeypatch)
+    running = Running(n1, machine)
+    try:
+        running.until("the socket is there", n1.paths.socket.exists)
+        running.until("it waits for the store", lambda: "control" in str(running.status()["busy"]))
+        assert cli.main(["leave"], n1.paths) == 0
+    finally:
+        gone.undo()
+        running.stop()
+    assert machine.told("drbdadm")[-1] == "down r0"
+    assert not there.exists()
+
+
+@pytest.mark.spawns
+def test_primary_is_refused_with_the_reason(
+    n1: Host, machine: Machine, there: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(there, 9)
+    machine.meta(marked(3))
+    running = Running(n1, machine)
+    try:
+        running.until("it says why", lambda: "F9" in str(running.status()["waiting"]))
+        assert r0.main("r0", ["primary"], n1.paths) == 1
+    finally:
+        running.stop()
+    assert "incarnation 3, the store has 9" in capsys.readouterr().err
+
+
 # --- what a person decides ---
+
+
+@pytest.mark.spawns
+def test_what_cannot_be_done_is_told(
+    n1: Host, machine: Machine, there: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(there, 9)
+    machine.meta(marked(3))
+    monkeypatch.setattr(restored_replica, "typed", interrupted)
+    assert decide(n1, "--discard") == 130
+    monkeypatch.undo()
+    n1.paths.run.rename(n1.paths.run.with_name("elsewhere"))
+    n1.paths.run.write_text("in the way")
+    assert decide(n1, "--discard") == 1
+    assert "not done" in capsys.readouterr().err
+
+
+def interrupted(*_: object) -> bool:
+    raise KeyboardInterrupt
 
 
 def decide(host: Host, *words: str, confirm: str = "r0") -> int:
