@@ -225,7 +225,7 @@ class Incarnation:
             write(volumes, number)
             told, why = self._tell(number, stored)
             if told is Written.YES:
-                self._forget()
+                self.forget()
                 return ""
             if told is Written.UNCLEAR:
                 mark(self._paths, self._resource, Unjudged(tuple(Local(number, one.fresh) for one in replica)))
@@ -255,10 +255,11 @@ class Incarnation:
             told, why = self._tell(number, stored)
             if told is not Written.YES:
                 raise NoStore(why)
-        self._forget()
+        self.forget()
         return ""
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Take the mark off a replica: it was judged, or is another one now."""
         with contextlib.suppress(FileNotFoundError):
             self._paths.unjudged(self._resource).unlink()
 

@@ -92,6 +92,7 @@ class Restored:
             incarnation.write(count.volumes(), count.stored().number)
         except Unknown as why:
             say(f"WARNING: let nothing but hapair-agent attach it the first time: {why}")
+        count.forget()
         self._log("discard the replica", "done", "a person gave it up: the peer's data is copied anew")
         known = self.config.resources[self.resource]
         attach = "the agent attaches it"
@@ -105,6 +106,7 @@ class Restored:
         if not incarnation.older(replica, stored):
             return f"{self.resource}: this replica is not older than the one attached last: nothing was changed"
         incarnation.write(volumes, stored)
+        count.forget()
         had = min(one.number for one in replica)
         self._log("trust the replica", f"incarnation {had} counts as {stored}", reason)
         return f"{self.resource}: incarnation {had} counts as {stored}; the agent attaches it. The lock decides as ever"

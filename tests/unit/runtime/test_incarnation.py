@@ -11,7 +11,7 @@ from hapair.fence.base import Found, Reading, Writing, Written
 from hapair.fence.site import SiteStore, fence_of
 from hapair.fencing import no_guard
 from hapair.guards import Guards
-from hapair.incarnation import MARK, Incarnation, InUse, Local, PutBack, Unjudged, Unknown, successor, unjudged
+from hapair.incarnation import MARK, Incarnation, InUse, Local, PutBack, Unjudged, Unknown, mark, successor, unjudged
 
 from .conftest import Host
 from .fakes import Machine
@@ -378,7 +378,9 @@ def test_discarded_it_is_new_and_known(
 ) -> None:
     stored(there, 9)
     machine.meta(marked(3))
+    mark(n1.paths, "r0", Unjudged((Local(3, False),)))
     assert decide(n1, "--discard") == 0
+    assert unjudged(n1.paths, "r0") is None
     assert "is lost" in capsys.readouterr().out
     assert machine.told("drbdadm") == ["create-md --force r0"]
     assert on_disk(machine) == marked(9)
@@ -391,7 +393,9 @@ def test_discarded_it_is_new_and_known(
 def test_trusted_it_counts_as_the_last_one(n1: Host, machine: Machine, there: Path) -> None:
     stored(there, 9)
     machine.meta(marked(3))
+    mark(n1.paths, "r0", Unjudged((Local(3, False),)))
     assert decide(n1, "--trust", "--reason", "n2 burnt down") == 0
+    assert unjudged(n1.paths, "r0") is None
     assert on_disk(machine) == marked(9)
     last = n1.decisions()[-1]
     assert (last["rule"], last["outcome"], last["why"]) == ("F9", "incarnation 3 counts as 9", "n2 burnt down")
