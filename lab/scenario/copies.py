@@ -63,7 +63,7 @@ def discard(scene: Scene, node: str) -> None:
 
 
 def resynced_kib(scene: Scene, node: str) -> int:
-    """Return how much DRBD set out to copy to a node, in the last resync of this boot.
+    """Return how much DRBD set out to copy to a node in this boot: one that was cut goes on with what is left.
 
     Raises:
         HapairError: there was none.
@@ -72,7 +72,7 @@ def resynced_kib(scene: Scene, node: str) -> int:
     found = RESYNC.findall(there.run(["journalctl", "-k", "-b", "-o", "cat", "--no-pager"], limit_s=LIMIT_S).text)
     if not found:
         raise HapairError(f"{node} was not synchronised in this boot")
-    return int(found[-1])
+    return max(int(kib) for kib in found)
 
 
 def _off(scene: Scene, node: str) -> None:

@@ -34,6 +34,7 @@ HEAL_S = 90.0
 SWITCHOVER_S = 60.0
 STOP_S = 15.0
 ROLES_S = 15.0
+CLEAR_S = 15.0
 REFUSALS = (
     *("has every acknowledged write", "own data is not good enough", "this disk failed once"),
     "is older than the one attached last",
@@ -260,6 +261,10 @@ class Scene:
     def wait_healed(self, *, limit_s: float = HEAL_S) -> None:
         """Wait until both nodes are Connected and UpToDate again, and the lock is SHARED."""
         examine.wait_healed(self.lab, self.place, Deadline.after(limit_s), meanwhile=self._watch)
+
+    def clear_tombstone(self, node: str) -> None:
+        """Do as a person does when a disk that had failed is whole again: it may claim from now on (F4)."""
+        self.lab.nodes[node].run(["hapair", "clear-tombstone", self.place.resource], limit_s=CLEAR_S)
 
     def finish(self, error: str = "") -> Result:
         """Heal, stop writing, ask for the final facts, collect everything, and judge.

@@ -30,6 +30,15 @@ SEEN_S = 30.0
 COMPARE_S = 60.0
 
 
+@contextmanager
+def policies(scene: Scene, wanted: Mapping[str, str]) -> Iterator[None]:
+    """Have other after-sb policies in force; a scenario that succeeds leaves the site's own behind."""
+    set_policies(scene, wanted)
+    yield
+    own = scene.pair.site.resources[scene.place.resource].after_sb
+    set_policies(scene, own.model_dump())
+
+
 def set_policies(scene: Scene, policies: Mapping[str, str]) -> None:
     """Render the resource with other after-sb policies, put it onto both nodes, and let DRBD take it up."""
     site, name = scene.pair.site, scene.place.resource

@@ -7,7 +7,6 @@ from lab.scenario.scene import Scene
 
 
 @pytest.mark.scenario(18)
-@pytest.mark.spoils  # leaves the tombstone of F4
 def test_disk_of_standby_fails(scene: Scene) -> None:
     """The standby's disk fails, both nodes crash, and that disk revives alone: it refuses."""
     active, standby = scene.roles()
@@ -25,11 +24,11 @@ def test_disk_of_standby_fails(scene: Scene) -> None:
             scene.wait_refusal(standby, booted_since=mark)
 
     scene.wait_healed()
+    scene.clear_tombstone(standby)
     scene.wait_acks(10)
 
 
 @pytest.mark.scenario(19)
-@pytest.mark.spoils  # leaves the tombstone of F4
 def test_disk_of_active_is_gone(scene: Scene) -> None:
     """The active node runs on its peer's disk, so it hands over; then both crash, and the stale disk boots alone."""
     active, standby = scene.roles()
@@ -47,3 +46,4 @@ def test_disk_of_active_is_gone(scene: Scene) -> None:
 
     scene.wait_acks(10)
     scene.wait_healed()
+    scene.clear_tombstone(active)

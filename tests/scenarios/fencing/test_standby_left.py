@@ -60,7 +60,6 @@ def test_standby_rebooted_unseen(scene: Scene) -> None:
 
 
 @pytest.mark.scenario(48)
-@pytest.mark.spoils  # leaves the tombstone of F4
 def test_standby_detached(scene: Scene) -> None:
     """The standby's disk is detached, both nodes crash, the standby boots alone: it refuses."""
     active, standby = scene.roles()
@@ -78,4 +77,5 @@ def test_standby_detached(scene: Scene) -> None:
         scene.wait_refusal(standby, booted_since=mark)
 
     scene.wait_healed()
+    scene.clear_tombstone(standby)
     scene.wait_acks(10)

@@ -12,27 +12,24 @@ CLEARLY_MORE = 100
 
 
 @pytest.mark.scenario()
-@pytest.mark.spoils  # leaves the policies
 def test_after_sb_0pri(scene: Scene) -> None:
     """Two Secondaries meet under `discard-least-changes`: the one that wrote less takes over the other's data."""
-    split_brain.set_policies(scene, RECIPE)
-    zero_primaries(scene)
+    with split_brain.policies(scene, RECIPE):
+        zero_primaries(scene)
 
 
 @pytest.mark.scenario()
-@pytest.mark.spoils  # leaves the policies
 def test_after_sb_1pri(scene: Scene) -> None:
     """A Primary and a Secondary that wrote less meet under `consensus`: the Secondary takes over the Primary's data."""
-    split_brain.set_policies(scene, RECIPE)
-    one_primary(scene)
+    with split_brain.policies(scene, RECIPE):
+        one_primary(scene)
 
 
 @pytest.mark.scenario()
-@pytest.mark.spoils  # leaves the policies
 def test_after_sb_2pri(scene: Scene) -> None:
     """Two Primaries meet under `disconnect`: they stand alone, whatever the other policies say."""
-    split_brain.set_policies(scene, RECIPE)
-    two_primaries(scene)
+    with split_brain.policies(scene, RECIPE):
+        two_primaries(scene)
 
 
 def zero_primaries(scene: Scene) -> None:

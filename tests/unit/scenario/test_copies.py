@@ -71,5 +71,5 @@ def test_the_cure_and_how_much_was_copied(pair: FakePair, scene: Scene) -> None:
     with pytest.raises(HapairError, match="not synchronised"):
         copies.resynced_kib(scene, "n2")
     line = "drbd r0/0 drbd0: Began resync as SyncTarget (will sync {0} KB [{0} bits set])."
-    there.says["journalctl*"] = "\n".join((line.format(12), line.format(524288), "drbd r0: Connected"))
+    there.says["journalctl*"] = "\n".join((line.format(524288), line.format(12), "drbd r0: Connected"))
     assert copies.resynced_kib(scene, "n2") == 524288
