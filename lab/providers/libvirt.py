@@ -15,13 +15,17 @@ from pathlib import Path
 
 from lab import proc
 from lab.deadline import Deadline, wait_until
-from lab.errors import HapairError
+from lab.errors import HapairError, HostLacks
 
 POOL = "default"
 """The storage pool that Vagrant's plugin takes unless told."""
 URI_FILE = "libvirt-uri"
 HOST_URI = "qemu:///system"
 """The host's own daemon (lab.providers.hostlibvirt)."""
+SOCKET_BYTES = 107
+"""Room for a socket's path, the end mark left out (unix(7): sun_path)."""
+LONGEST_SOCKET = f"libvirt/qemu/channel/target/domain-99999-{20 * 'x'}/org.qemu.guest_agent.0"
+"""Of a virtual machine, below a session daemon's configuration; libvirt cuts its name there after 20 characters."""
 COMMAND_S = 20.0
 START_S = 15.0
 SYSTEM_FOLDERS = {
@@ -67,7 +71,7 @@ def private(folder: Path, runtime: Path, *, root: bool | None = None) -> Command
         root: whether it will run as root; default: as this process does.
 
     Raises:
-        HostLacks: libvirtd, or (for root) bubblewrap, is not installed.
+        HostLacks: libvirtd, or (for root) bubblewrap, is not installed; or `runtime` has too long a path.
     """
     libvirtd = proc.which("libvirtd", "libvirt-daemon")
     as_root = os.geteuid() == 0 if root is None else root
@@ -121,10 +125,18 @@ def _accounts(folder: Path) -> list[str]:
 
 def _session(libvirtd: str, folder: Path, run: Path) -> Command:
     env = {}
+    # By short names: the sockets of the machines' guest agents are below the first of them.
+    links = {"conf": run.parent / "c", "data": run / "data", "cache": run / "cache"}
+    longest = f"{links['conf']}/{LONGEST_SOCKET}"
+    if len(os.fsencode(longest)) > SOCKET_BYTES:
+        raise HostLacks(
+            f"{run.parent} is too long a name: sockets of virtual machines below it would need {len(longest)} bytes, "
+            f"and have room for {SOCKET_BYTES}",
+            "set HAPAIR_MEMORY_DIR to a folder with a shorter path",
+        )
     for name, variable in (("conf", "XDG_CONFIG_HOME"), ("data", "XDG_DATA_HOME"), ("cache", "XDG_CACHE_HOME")):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        # By a short name: the sockets of the machines' monitors are below the first of them.
-        link = run / name
+        link = links[name]
         link.unlink(missing_ok=True)
         link.symlink_to(folder / name)
         env[variable] = str(link)

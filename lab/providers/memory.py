@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import secrets
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from lab.errors import HostLacks
 
 # <linux/magic.h>
 TMPFS_MAGIC = 0x01021994
+TRIES = 100
 
 
 def candidates(folder: Path) -> list[Path]:
@@ -53,8 +55,19 @@ def choose(folders: Sequence[Path], need_bytes: int) -> Path:
 
 
 def private(folder: Path) -> Path:
-    """Make and return a folder below `folder` that only this user may enter."""
-    return Path(tempfile.mkdtemp(prefix="hapair-", dir=folder))
+    """Make and return a folder below `folder` that only this user may enter.
+
+    Raises:
+        HostLacks: no name is free.
+        OSError: it cannot be made.
+    """
+    for _ in range(TRIES):
+        # Shorter than those of tempfile: sockets lie below it, and their paths have room for 107 bytes.
+        path = folder / f"hapair-{secrets.token_hex(2)}"
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+            return path
+    raise HostLacks(f"{folder} is full of folders named hapair-…", "invoke lab.destroy for labs that are not needed")
 
 
 def probe(folder: Path, need_bytes: int) -> str:

@@ -9,6 +9,7 @@ import asyncio
 import io
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from typing import Any
 import pytest
 
 from lab import proc
-from lab.errors import BadInput, HapairError
+from lab.errors import BadInput, HapairError, HostLacks
 from lab.hosts.render import render_all
 from lab.hosts.site import Site
 from lab.paths import PROJECT
-from lab.providers import choice, daemon, libvirt, vagrant, virtual, volumes
+from lab.providers import choice, daemon, libvirt, memory, vagrant, virtual, volumes
 from lab.providers.base import Hypervisor, LabPlan
 from lab.providers.box import Box
 from lab.providers.kvm import Outcome, Verdict
@@ -275,12 +276,21 @@ def test_roots_daemon_gets_the_account_that_it_wants_where_there_is_none(
 def test_a_users_daemon_lives_in_folders_of_the_lab(tmp_path: Path, fakes: Any) -> None:
     for name in ("libvirtd", "setpriv"):
         fakes.add(name)
-    (tmp_path / "run").mkdir()
-    command = libvirt.private(tmp_path / "libvirt", tmp_path / "run", root=False)
-    config = Path(command.env["XDG_CONFIG_HOME"])
-    assert config.is_symlink() and config.resolve() == tmp_path / "libvirt" / "conf"
+    short = memory.private(Path("/tmp"))  # noqa: S108 - private, and as short as where it belongs
+    try:
+        command = libvirt.private(tmp_path / "libvirt", short, root=False)
+        config = Path(command.env["XDG_CONFIG_HOME"])
+        assert config.is_symlink() and config.resolve() == tmp_path / "libvirt" / "conf"
+    finally:
+        shutil.rmtree(short)
+    longest = Path("/dev/shm") / short.name / config.name / libvirt.LONGEST_SOCKET  # noqa: S108 - only a name
+    assert len(str(longest)) <= libvirt.SOCKET_BYTES
+    config = tmp_path / "libvirt" / "conf"
     assert "security_driver" in (config / "libvirt" / "qemu.conf").read_text()
     assert "bwrap" not in " ".join(command.argv) and command.uri.startswith("qemu:///session?socket=")
+    (tmp_path / ("long" * 20)).mkdir()
+    with pytest.raises(HostLacks, match="sockets of virtual machines below it would need"):
+        libvirt.private(tmp_path / "libvirt", tmp_path / ("long" * 20), root=False)
 
 
 def test_the_box_is_laid_out_where_vagrant_looks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
