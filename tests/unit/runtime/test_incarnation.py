@@ -339,6 +339,7 @@ def test_primary_is_refused_with_the_reason(
     machine.meta(marked(3))
     running = Running(n1, machine)
     try:
+        running.until("the socket is there", n1.paths.socket.exists)
         running.until("it says why", lambda: "F9" in str(running.status()["waiting"]))
         assert r0.main("r0", ["primary"], n1.paths) == 1
     finally:
