@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lab.deadline import Deadline, wait_until
 from lab.proc import Completed
 from lab.providers.base import Node
 from lab.scenario.scene import Scene
@@ -21,7 +22,8 @@ def test_launch_on_drbd(scene: Scene) -> None:
     third = scene.lab.nodes["third"]
 
     launch(node, lxc, "c2", SECOND, scene.place.lan)
-    assert page(third, f"http://{SECOND}/cgi-bin/id", limit_s=30), "the new container does not answer"
+    # It has been started by now, but its server may not listen yet.
+    wait_until("the new container answers", lambda: page(third, f"http://{SECOND}/cgi-bin/id"), Deadline.after(30))
 
     # LXD 5.0.2's daemon does not even start: it cannot open its own database.
     daemon = relative_daemon(node)
