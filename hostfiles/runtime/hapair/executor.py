@@ -9,7 +9,7 @@ from hapair import proc
 from hapair.actions import LOCK_KINDS, Action, Kind, Outcome, Verdict
 from hapair.fencing import Answer, Busy, Fence, Held, replace_file
 from hapair.guards import Guards
-from hapair.incarnation import Incarnation, InUse, PutBack, Unknown
+from hapair.incarnation import Incarnation, PutBack, Unknown
 from hapair.lock import Claim
 from hapair.paths import Paths
 from hapair.services import Services
@@ -102,7 +102,7 @@ class Executor:
             with self._incarnation.alone():
                 remark = self._incarnation.count()
                 done = proc.run(["drbdadm", "adjust", self._resource], action.limit_s)
-        except (InUse, PutBack, Unknown, OSError) as bad:
+        except (Busy, PutBack, Unknown, OSError) as bad:
             return Verdict.FAILED, str(bad)
         return (Verdict.DONE, remark) if done.ok else (Verdict.FAILED, done.last_line)
 

@@ -57,7 +57,33 @@ class Answer:
 
 
 class Busy(Exception):
-    """The local lock did not come free in time."""
+    """A lock file of this node did not come free in time."""
+
+
+@contextlib.contextmanager
+def flocked(path: Path, limit_s: float, doing: str) -> Iterator[None]:
+    """Keep every other program of this node from what the lock file stands for; the kernel frees it with the process.
+
+    Raises:
+        Busy: another one held on for longer than `limit_s`; `doing` completes "another program of this node …".
+        OSError: the file cannot be opened.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        due = time.monotonic() + limit_s
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= due:
+                    raise Busy(f"another program of this node {doing}") from None
+                # A flock that waits cannot be bounded, and no event tells when it is free.
+                time.sleep(FLOCK_PAUSE_S)
+        yield
+    finally:
+        os.close(fd)
 
 
 def no_guard() -> str:
@@ -268,22 +294,8 @@ class Fence:
         Raises:
             Busy: another one held on for longer than `limit_s`.
         """
-        path = self._paths.local_lock(self.resource)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            due = time.monotonic() + limit_s
-            while True:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= due:
-                        raise Busy("another program of this node holds the local lock") from None
-                    time.sleep(FLOCK_PAUSE_S)
+        with flocked(self._paths.local_lock(self.resource), limit_s, "holds the local lock"):
             yield
-        finally:
-            os.close(fd)
 
     def _after(
         self,

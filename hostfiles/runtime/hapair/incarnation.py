@@ -13,7 +13,6 @@ that nobody has judged it yet: until the store has answered, it claims nothing.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -25,7 +24,7 @@ from hapair import proc
 from hapair.config import Config
 from hapair.fence.base import Found, Written
 from hapair.fence.site import SiteStore
-from hapair.fencing import replace_file
+from hapair.fencing import flocked, replace_file
 from hapair.guards import Guards
 from hapair.paths import Paths
 from hapair.states import Disk
@@ -40,7 +39,6 @@ TRIES = 3
 LARGEST = 0xFFFFFFFE
 """The number has half a device uuid."""
 PAUSE_S = 0.5
-LOCK_PAUSE_S = 0.02
 MARK = 0x48415041
 """The upper half of a device uuid that holds an incarnation ("HAPA"); `drbdadm create-md` writes a random one."""
 JUST_CREATED = 4
@@ -64,10 +62,6 @@ class NoStore(Unknown):
 
 class PutBack(Exception):
     """The replica is older than the one that was attached last; the text says so, and the cure."""
-
-
-class InUse(Exception):
-    """Somebody else attaches the replica, or changes its meta-data."""
 
 
 @dataclass(frozen=True)
@@ -159,25 +153,10 @@ class Incarnation:
         """Keep every other program of hapair's away from the meta-data, from the look at it to the attach.
 
         Raises:
-            InUse: one is at it, for longer than `limit_s`.
+            Busy: one is at it, for longer than `limit_s`.
         """
-        path = self._paths.attaching(self._resource)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        until = time.monotonic() + limit_s
-        try:
-            while True:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= until:
-                        raise InUse("another program works on the meta-data") from None
-                # A flock that waits cannot be bounded.
-                time.sleep(LOCK_PAUSE_S)
+        with flocked(self._paths.attaching(self._resource), limit_s, "works on the meta-data"):
             yield
-        finally:
-            os.close(fd)
 
     def attached(self) -> bool:
         """True while the kernel has the replica, so that nobody else may touch its meta-data."""

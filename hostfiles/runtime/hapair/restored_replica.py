@@ -12,8 +12,9 @@ from typing import Callable
 from hapair import incarnation, proc
 from hapair.config import Config
 from hapair.decisions import DecisionLog
+from hapair.fencing import Busy
 from hapair.guards import Guards
-from hapair.incarnation import Incarnation, InUse, Unknown
+from hapair.incarnation import Incarnation, Unknown
 from hapair.paths import Paths
 from hapair.say import complain, say, typed
 from hapair.split_brain import Recovery
@@ -70,7 +71,7 @@ class Restored:
                 if count.attached():
                     return complain(f"refused: {self._in_use()}", 1)
                 say(change())
-        except (InUse, Unknown, OSError) as bad:
+        except (Busy, Unknown, OSError) as bad:
             return complain(f"{self.resource}: not done, run it again: {bad}", 1)
         except KeyboardInterrupt:
             return complain(f"{self.resource}: interrupted; `hapair status` says what became of it", INTERRUPTED)

@@ -142,7 +142,7 @@ class Endless:
     naps: str
 
     def begun(self) -> bool:
-        return bool(list((self.toy.cache / "hapair" / "scratch" / "toy").glob("*/work/begun")))
+        return bool(list((self.toy.cache / "hapair" / "scratch" / "toy").rglob("begun")))
 
     def gone(self) -> bool:
         """Wait until nothing of it is left: the kernel kills a group's members one after another."""

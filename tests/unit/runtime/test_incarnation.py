@@ -9,9 +9,9 @@ import pytest
 from hapair import cli, handlers, incarnation, proc, r0, restored_replica
 from hapair.fence.base import Found, Reading, Writing, Written
 from hapair.fence.site import SiteStore, fence_of
-from hapair.fencing import no_guard
+from hapair.fencing import Busy, no_guard
 from hapair.guards import Guards
-from hapair.incarnation import MARK, Incarnation, InUse, Local, PutBack, Unjudged, Unknown, mark, successor, unjudged
+from hapair.incarnation import MARK, Incarnation, Local, PutBack, Unjudged, Unknown, mark, successor, unjudged
 
 from .conftest import Host
 from .fakes import Machine
@@ -255,7 +255,7 @@ def test_only_an_attach_counts(n1: Host, there: Path) -> None:
 
 def test_nobody_else_touches_the_meta_data_meanwhile(n1: Host) -> None:
     one, other = (Incarnation(n1.config, "r0", n1.paths) for _ in range(2))
-    with one.alone(), pytest.raises(InUse), other.alone():
+    with one.alone(), pytest.raises(Busy), other.alone():
         pytest.fail("both are alone")
     with other.alone():
         assert n1.paths.attaching("r0").exists()

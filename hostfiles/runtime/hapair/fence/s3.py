@@ -98,6 +98,7 @@ class S3Store:
             except ClientError as bad:
                 status, _ = _status(bad)
                 if status == 409 and due - time.monotonic() > AGAIN_S:
+                    # No event tells when the other request has ended.
                     time.sleep(AGAIN_S)
                     continue
                 return Writing(Written.CONFLICT if status in (409, 412) else Written.UNCLEAR, _text(asked, bad))
