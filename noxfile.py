@@ -37,6 +37,11 @@ def _run(session: nox.Session, tool: str, *arguments: str) -> None:
     )
 
 
+def _play(session: nox.Session, *selected: str) -> None:
+    # Verbose: a scenario takes up to two minutes, and each is named while it is played.
+    _run(session, "pytest", "--verbose", "--pairs=auto", *selected, *session.posargs)
+
+
 def _shell_scripts() -> list[str]:
     files = [
         Path("dev"),
@@ -80,13 +85,13 @@ def conformance(session: nox.Session) -> None:
 @nox.session(tags=["lab", "slow"])
 def failover(session: nox.Session) -> None:
     """Failover scenarios on two real nodes, every invariant audited after each."""
-    _run(session, "pytest", "tests/scenarios/failover", *session.posargs)
+    _play(session, "tests/scenarios/failover")
 
 
 @nox.session(tags=["lab", "slow"], default=False)
 def fencing(session: nox.Session) -> None:
     """Fencing scenarios on two real nodes: cut cables, a store that fails, handlers that fail, stale nodes."""
-    _run(session, "pytest", "tests/scenarios/fencing", *session.posargs)
+    _play(session, "tests/scenarios/fencing")
 
 
 @nox.session(tags=["lab", "slow"], default=False)
@@ -98,13 +103,13 @@ def lifecycle(session: nox.Session) -> None:
 @nox.session(tags=["lab", "slow"], default=False)
 def split_brain(session: nox.Session) -> None:
     """Split brains, forced on two real nodes: seen, repaired, and DRBD's own policies for them."""
-    _run(session, "pytest", "tests/scenarios/split_brain", *session.posargs)
+    _play(session, "tests/scenarios/split_brain")
 
 
 @nox.session(tags=["lab", "slow"], default=False)
 def planted(session: nox.Session) -> None:
     """Planted faults, one for each scenario: each must turn its scenario red."""
-    _run(session, "pytest", "-m", "planted", "tests/scenarios", *session.posargs)
+    _play(session, "-m", "planted", "tests/scenarios")
 
 
 @nox.session(default=False)

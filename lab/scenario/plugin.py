@@ -3,6 +3,9 @@
 A scenario is a test function that takes `scene`. It passes when its own waits succeed and every invariant is valid.
 A test marked `planted("I6")` passes when exactly the named invariants are invalid. Scenarios that were valid leave
 their pair to the next one, as they found it (I8): it is made new after any other, and after one marked `spoils`.
+
+With `--pairs` several pairs are up at once, each in a worker of pytest-xdist, which plays what no other has begun. The
+workers audit; what they found goes with pytest's own report to the process that writes the run's files.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +29,9 @@ from lab.hosts.site import EXAMPLE, Site, load_site
 from lab.paths import PROJECT
 from lab.providers import pair
 from lab.providers.base import LIBVIRTS, PROVIDERS
-from lab.scenario import page, shell
+from lab.scenario import page, pairs, shell
 from lab.scenario.capture import uncaptured
+from lab.scenario.pairs import Share
 from lab.scenario.report import Report, Result
 from lab.scenario.runfolder import About, RunFile
 from lab.scenario.scene import Pair, Scene
@@ -47,24 +52,41 @@ class Rig:
 
 
 class Run:
-    """One pytest session: its folder, its seed, its results so far."""
+    """One pytest session, or a worker's part of it: its folder, its seed, its lab, its results so far."""
 
-    def __init__(self, provider: str, seed: int, folder: Path) -> None:
-        self.provider, self.seed, self.folder = provider, seed, folder
+    def __init__(self, provider: str, share: Share) -> None:
+        self.provider, self.share, self.seed, self.folder = provider, share, share.seed, Path(share.folder)
+        folder, seed = self.folder, self.seed
         self.report = Report(folder, provider, seed)
         self.file = RunFile(folder, time.time())
         self.usable = True
         """The pair was just brought up, or is as good as new; else it is made new before the next scenario."""
         self.ended = 0.0
         """Wall time at which the last scenario on this pair ended; 0: none has begun since it was made new."""
+        self.left_out: list[str] = []
+        """Scenarios that are left out only because they take long."""
 
     def folder_of(self, name: str) -> Path:
         """Return a new folder for one attempt at a scenario."""
         taken = sum(1 for _ in self.folder.glob(f"{name}*"))
         return self.folder / (f"{name}-{taken + 1}" if taken else name)
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write down what a scenario's report brought."""
+        found = vars(report).get(pairs.OURS)
+        if found is not None:
+            drawn, about, self.file.command = pairs.unpacked(found)
+            self.report.add(drawn)
+            self.file.add(about)
+
+    @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+    def pytest_testnodedown(self, node: pairs.Worker) -> None:
+        """Take from a worker what it left out."""
+        self.left_out = pairs.left_out(node) or self.left_out
+
 
 RUN = pytest.StashKey[Run]()
+FOUND = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -80,6 +102,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--keep", action="store_true", help="leave the lab running at the end")
     group.addoption("--shell-on-failure", action="store_true", help="drop into the pair when a scenario fails")
     group.addoption("--lab", default="scenarios", help="name of the lab to bring up")
+    group.addoption(
+        "--pairs",
+        default="1",
+        help="how many pairs play scenarios side by side (default 1; NAME, NAME-2, … are their labs), or auto: two of "
+        "User-Mode Linux where cores and memory are enough, else, or with -k, one",
+    )
     group.addoption("--run-dir", type=Path, default=None, help="where the run is written (default out/runs/TIME)")
     group.addoption("--switchovers", type=int, default=3, help="how many planned switchovers scenario 31 makes")
 
@@ -99,13 +127,34 @@ def pytest_configure(config: pytest.Config) -> None:
     daemon = config.getoption("--libvirt")
     if daemon not in {None, *LIBVIRTS}:
         raise pytest.UsageError(f"unknown libvirt {daemon!r}; there is {', '.join(LIBVIRTS)}")
+    share = pairs.given(config) or _whole(config)
+    config.stash[RUN] = run = Run(provider, share)
+    if not share.part:
+        config.pluginmanager.register(run, "hapair-run")
+    if config.option.xmlpath is None:
+        config.option.xmlpath = str(Path(share.folder) / "junit.xml")
+
+
+def _whole(config: pytest.Config) -> Share:
+    """Return what one process plays that plays everything."""
     given = config.getoption("--seed")
     seed = given if given is not None else random.SystemRandom().randrange(1 << 31)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     folder = config.getoption("--run-dir") or PROJECT / "out" / "runs" / stamp
-    config.stash[RUN] = Run(provider, seed, folder)
-    if config.option.xmlpath is None:
-        config.option.xmlpath = str(folder / "junit.xml")
+    return Share(seed, str(folder), config.getoption("--lab"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks how many workers it shall start
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Decide how many pairs there will be."""
+    pairs.choose(config, partial(load_site, config.getoption("--site")))
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_configure_node(node: pairs.Worker) -> None:
+    """Give a worker its share of the run."""
+    run = node.config.stash[RUN]
+    pairs.give(node, run.share)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -114,15 +163,15 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"hapair: provider {run.provider}, seed {run.seed}, run in {run.folder}"
 
 
-LEFT_OUT = pytest.StashKey[list[str]]()
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave planted faults and long scenarios out unless they are asked for, and bound every scenario."""
     asked = "planted" in (config.option.markexpr or "")
     left = [item for item in items if item.get_closest_marker("planted") and not asked]
     slow = [item for item in items if item.get_closest_marker("long") and not config.getoption("--long")]
-    config.stash[LEFT_OUT] = [item.name for item in slow if item not in left]
+    run = config.stash[RUN]
+    run.left_out = [item.name for item in slow if item not in left]
+    if run.share.part:
+        pairs.tell(config, run.left_out)
     left += [item for item in slow if item not in left]
     if left:
         config.hook.pytest_deselected(items=left)
@@ -130,13 +179,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TEST_LIMIT_S, func_only=True))
-    config.stash[RUN].file.command = command(items, config)
-
-
-def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    """Say which scenarios of this session are left out only because they take long."""
-    left = config.stash[LEFT_OUT]
-    return [f"left out without --long: {', '.join(left)}"] if left else []
+    run.file.command = command(items, config)
 
 
 @pytest.fixture(scope="session")
@@ -157,9 +200,10 @@ def rig(request: pytest.FixtureRequest, run: Run, site: Site, ready: Ready) -> I
 
     `ready` (all that nodes are made of) is a fixture of the tests' own conftest.
     """
-    name = request.config.getoption("--lab")
+    name = run.share.lab
     with pair.reserved(name):
-        with uncaptured(request.config), log.steps(f"Bringing up the pair ({run.provider})") as progress:
+        shown = log.silent() if run.share.part else log.steps(f"Bringing up the pair ({run.provider})")
+        with uncaptured(request.config), shown as progress:
             made = ready.artifacts
             up = pair.bring_up(name, site, made, progress, seed_number=run.seed, hypervisor=ready.hypervisor)
         yield Rig(up, lambda: pair.reset(up, log.silent()))
@@ -219,8 +263,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 
 def keep(item: pytest.Function, run: Run, scene: Scene, drawn: Result) -> None:
-    """Write down how a scenario ended, and what it was."""
-    run.report.add(drawn)
+    """Hand over how a scenario ended, and what it was, to go with pytest's own report of it."""
     mark, planted = item.get_closest_marker("scenario"), item.get_closest_marker("planted")
     about = About(
         name=drawn.name,
@@ -231,7 +274,17 @@ def keep(item: pytest.Function, run: Run, scene: Scene, drawn: Result) -> None:
         repeat=repeat(item, run),
         error=drawn.error,
     )
-    run.file.add(about)
+    item.stash[FOUND] = pairs.packed(drawn, about, run.file.command)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to pytest's report what the audit found."""
+    report = yield
+    if FOUND in item.stash:
+        vars(report)[pairs.OURS] = item.stash[FOUND]  # pytest-xdist takes any attribute to the process that reports
+        del item.stash[FOUND]
+    return report
 
 
 def judge_planted(
@@ -285,7 +338,13 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
     outcome = yield
     run, written = session.config.stash[RUN], session.config.option.xmlpath
     kept = run.folder / "junit.xml"
-    if run.folder.is_dir() and written and Path(written).exists() and Path(written).resolve() != kept.resolve():
+    if (
+        not run.share.part
+        and run.folder.is_dir()
+        and written
+        and Path(written).exists()
+        and Path(written).resolve() != kept.resolve()
+    ):
         shutil.copyfile(written, kept)
     return outcome
 
@@ -293,6 +352,8 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the table of the run, and write its page: JUnit's file is there by now."""
     run = config.stash[RUN]
+    if run.left_out:
+        terminalreporter.line(f"left out without --long: {', '.join(run.left_out)}")
     if run.report.results:
         terminalreporter.section("scenarios")
         for line in [*run.report.table(), f"run: {run.folder}", drawn_page(run.folder)]:

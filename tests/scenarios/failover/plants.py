@@ -59,6 +59,10 @@ def broken_fence_handler(scene: Scene, node: str) -> None:
     there = scene.lab.nodes[node]
     there.run(["rm", "-f", path], limit_s=LIMIT_S)
     there.put(b"#!/bin/sh\n# Planted.\nexit 1\n", path, 0o755)
+    # The watchdog ends a hung agent after 5 to 10 s, and the next one would be in time by chance.
+    dropin = "/etc/systemd/system/hapair-agent.service.d/planted.conf"
+    there.put(b"[Service]\nRestartSec=10\n", dropin)
+    there.run(["systemctl", "daemon-reload"], limit_s=LIMIT_S)
     there.run(["systemctl", "kill", "--kill-who=main", "--signal=STOP", "hapair-agent.service"], limit_s=LIMIT_S)
 
 

@@ -14,8 +14,9 @@ import pytest
 
 import lab.scenario.plugin  # noqa: F401 - loaded here once: each inner session would load parts of it anew
 from lab.errors import BadInput
+from lab.hosts.site import EXAMPLE, load_site
 from lab.paths import PROJECT
-from lab.scenario import catalogue, runner, shell
+from lab.scenario import catalogue, pairs, runner, shell
 from tests.unit.scenario.fakes import FakeLab
 
 pytest_plugins = ["pytester"]
@@ -172,6 +173,73 @@ def test_a_long_scenario_is_named_and_left_out_unless_it_is_asked_for(run: Run) 
     done = run(LONG, "--long")
     done.assert_outcomes(passed=2)
     assert "left out" not in done.stdout.str()
+
+
+SHARED = (
+    LONG
+    + BAD
+    + """
+import os
+import pytest
+from lab.scenario.plugin import RUN
+
+@pytest.mark.parametrize("number", range(3))
+def test_lab(scene, client, request, number):
+    share = request.config.stash[RUN].share
+    names = {"gw0": "lab-of-test", "gw1": "lab-of-test-2"}
+    assert (share.part, share.lab) == (True, names[os.environ["PYTEST_XDIST_WORKER"]])
+    client.write(3)
+"""
+)
+
+
+@pytest.mark.spawns
+def test_two_pairs_share_the_scenarios_and_leave_one_run(run: Run) -> None:
+    done = run(SHARED, "--pairs", "2", "--lab", "lab-of-test")
+    done.assert_outcomes(passed=4, failed=1)
+    done.stdout.fnmatch_lines(["*provider uml, seed 7*", "left out without --long: test_slow"])
+    found = {one["name"]: (one["verdict"], one["lost"]) for one in run.scenarios()}
+    assert found == {"good": ("valid", 0), "bad": ("invalid", 1), **{f"lab[{n}]": ("valid", 0) for n in range(3)}}
+    done.stdout.fnmatch_lines_random(["*I1 invalid: 1 acknowledged and lost: * ab*", "bad *invalid*", "report: *"])
+    kept = json.loads((run.folder / "run.json").read_text())
+    assert re.fullmatch(r"./dev nox -s \S+ -- --provider uml --seed 7", kept["command"])
+    assert {one["name"] for one in kept["scenarios"]} == set(found)
+    assert "4 of 5 scenarios as expected" in (run.folder / "report.html").read_text()
+    shown = ET.parse(run.folder / "junit.xml").iter("property")  # noqa: S314 - ours
+    assert [p.get("value") for p in shown if p.get("name") == "verdict"].count("valid") == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--pairs", "0"], "--pairs 0: give a number from 1 to 8, or auto"),
+        (["--pairs", "many"], "--pairs many: give a number from 1 to 8, or auto"),
+        (["--pairs", "2", "--keep"], "--pairs 2 and --keep do not go together"),
+    ],
+)
+def test_pairs_that_cannot_be_are_refused_before_anything_starts(run: Run, options: list[str], says: str) -> None:
+    result = run(GOOD, *options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*{says}*"])
+    assert not run.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("provider", "cores", "free_mb", "count"),
+    [
+        ("uml", 2, 1 << 20, 2),
+        ("uml", 1, 1 << 20, 1),
+        ("uml", 64, 1 << 20, 2),
+        ("uml", 2, 1000, 1),
+        ("vagrant", 64, 1 << 20, 1),
+    ],
+)
+def test_auto_takes_two_pairs_where_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, provider: str, cores: int, free_mb: int, count: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr("lab.providers.memory.available_bytes", lambda: free_mb << 20)
+    assert pairs.auto(provider, lambda: load_site(EXAMPLE)) == count
 
 
 def test_a_set_up_that_fails_is_reported_too(run: Run) -> None:
