@@ -214,7 +214,10 @@ def test_without_a_stream_proc_drbd_is_read(running: Running) -> None:
     running.until("SOLO was taken", lambda: running.lock().state is LockState.SOLO)
 
 
-def test_services_that_do_not_start_are_tried_again(n1: Host, machine: Machine) -> None:
+def test_services_that_do_not_start_are_tried_again(
+    n1: Host, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hapair.memory.RETRY_S", 0.2)
     (machine.state / "fail-r0lxd.service").write_text("")
     made = Running(n1, machine)
     try:
@@ -261,6 +264,7 @@ def test_a_bug_in_an_action_does_not_stop_the_lane(running: Running, monkeypatch
     def broken(*_: object) -> tuple[bool, str]:
         raise RuntimeError("a bug")
 
+    monkeypatch.setattr("hapair.memory.RETRY_S", 0.2)
     r0.main("r0", ["suspend"], running.host.paths)
     asked = threading.Thread(target=r0.main, args=("r0", ["primary"], running.host.paths))
     with monkeypatch.context() as patched:

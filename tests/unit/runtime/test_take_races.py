@@ -10,7 +10,7 @@ from hapair.fencing import Answer, Fence, Held, no_guard
 
 from .conftest import Host
 
-ROUNDS = 200
+ROUNDS = 80
 
 
 def test_never_both(n1: Host, n2: Host) -> None:
