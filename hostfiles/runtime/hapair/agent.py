@@ -25,12 +25,13 @@ from hapair.alike import Alike
 from hapair.arp import announce
 from hapair.config import Config, Resource
 from hapair.decisions import DecisionLog
-from hapair.events import BadLine, Event, World, apply, parse, told_at
+from hapair.events import BadLine, Event, World, apply, parse
 from hapair.executor import Executor
 from hapair.fence.site import fence_of
 from hapair.guards import Guards
 from hapair.hooks import Hooks
 from hapair.incarnation import Incarnation, unjudged
+from hapair.lag import Lag
 from hapair.lane import Lane
 from hapair.lock import Claim
 from hapair.memory import RETRY_S, Memory, Wish, answered, begin, looked, settled, wished
@@ -47,11 +48,8 @@ RESTART_EVENTS_S = 0.3
 """Pause before a lost event stream is started again."""
 FALL_BACK_S = 1.0
 """How long the agent is blind before it reads /proc/drbd instead of the event stream, and how often."""
-LATE_S = 0.05
-"""From an event of DRBD to the decision: longer than this, and than ever before, is told in the log."""
 SWITCH_S = 0.0005
 """How long another thread may go on in Python while the deciding one wants to; Python's own 5 ms add up."""
-LONGEST_LAG_S = 60.0
 LONGEST_PAUSE_MS = 3_600_000
 ANNOUNCE_PAUSE_S = 0.5
 ANNOUNCEMENTS = 20
@@ -261,8 +259,7 @@ class Agent:
             unit.checked.fault = self.watchdog.fault
         self._tick_s = notify.watchdog_pause_s()
         self._tick_at = 0.0
-        self._told_at: float | None = None
-        self._lag_s = (0.0, 0.0)
+        self._lag = Lag()
 
     def post(self, call: Callable[[], None]) -> None:
         """Have `call` run in the deciding thread, soon."""
@@ -331,7 +328,7 @@ class Agent:
             "peer": self._config.peer,
             "self_removal": self.remover.armed,
             "watchdog": self.watchdog.armed,
-            "event_to_decision_ms": {"last": round(self._lag_s[0] * 1000, 1), "worst": round(self._lag_s[1] * 1000, 1)},
+            "event_to_decision_ms": self._lag.report(),
             "resources": {
                 name: resource_status(self._config, unit.observe(*self._kernel(name)), unit.memory, time.monotonic())
                 for name, unit in self.units.items()
@@ -366,18 +363,10 @@ class Agent:
                 unit.hooks.look(kernel)
 
     def _timed(self) -> None:
-        """Measure how long ago drbdsetup told the event that was just decided upon; the aim is LATE_S at most."""
-        if self._told_at is None:
-            return
-        lag_s, self._told_at = time.time() - self._told_at, None
-        if not 0 <= lag_s < LONGEST_LAG_S:
-            # The clock was set meanwhile.
-            return
-        worst_s = self._lag_s[1]
-        self._lag_s = (lag_s, max(lag_s, worst_s))
-        if lag_s > max(LATE_S, worst_s):
-            why = f"{lag_s * 1000:.0f} ms after DRBD told the event"
-            self.log.add("*", rule="events", action="decide", outcome="late", why=why, took_s=lag_s)
+        """Measure how long ago drbdsetup told the event that was just decided upon."""
+        late = self._lag.decided()
+        if late:
+            self.log.add("*", rule="events", action="decide", outcome="late", why=late, took_s=self._lag.last_s)
 
     def _answer_request(self, unit: Unit, request: Request, seen: Observation, now: float) -> None:
         name = unit.resource.name
@@ -425,8 +414,7 @@ class Agent:
         try:
             for raw in lines:
                 line = raw.decode(errors="replace")
-                if self._told_at is None:
-                    self._told_at = told_at(line)
+                self._lag.told(line)
                 self._unlogged.append(line)
                 self._apply(parse(line))
             if not data:

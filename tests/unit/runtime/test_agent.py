@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hapair import cli, fence_cli, handlers, proc, r0, rules, server
@@ -199,12 +201,19 @@ def test_a_late_decision_is_measured_and_told(running: Running) -> None:
     long_ago = datetime.fromtimestamp(time.time() - 1.5, UTC).isoformat(timespec="microseconds")
     running.machine.say(f"{long_ago} change resource name:r0 suspended:no\n")
 
-    def late() -> bool:
-        return any(line["outcome"] == "late" and line["rule"] == "events" for line in running.host.decisions())
+    def late() -> list[Any]:
+        return [line for line in running.host.decisions() if line["outcome"] == "late" and line["rule"] == "events"]
 
     running.until("it is told", late)
+    told = re.fullmatch(
+        r"(\d+) ms after DRBD told the event: (\d+) until it was read, (\d+) at work, (\d+) held up", late()[0]["why"]
+    )
+    assert told, late()
+    whole, arriving, working, held = map(int, told.groups())
+    assert whole == pytest.approx(arriving + working + held, abs=2) and arriving >= 1500 > working
     reply = next(server.ask(running.host.paths.socket, {"op": "status"}, 5.0))
-    assert 1500 <= reply["status"]["event_to_decision_ms"]["worst"] < 60_000
+    lag = reply["status"]["event_to_decision_ms"]
+    assert 1500 <= lag["worst"] < 60_000 and lag["last"] <= lag["worst"] and 1 <= lag["late"] <= lag["decided"]
 
 
 def test_without_a_stream_proc_drbd_is_read(running: Running) -> None:
