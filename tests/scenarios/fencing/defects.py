@@ -103,7 +103,7 @@ RELEASES_WHATEVER_CAME = Change(
         if objection:
             return Answer(Held.UNAVAILABLE, text=objection)
         time.sleep(3.5)  # a link that flaps should not cost a write each time
-        return self._change_locked(change, no_guard, math.inf)
+        return self._change_locked(change, no_guard, math.inf, NO_CLAIM, ATTEMPTS)
 """,
 )
 """A release looks at the replicas first, then waits, and gives back whatever lock it finds then."""
