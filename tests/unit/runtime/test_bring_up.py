@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hapair import policy, status
+import pytest
+from hapair import policy, rules, status
 from hapair.actions import Action, Kind, Outcome, Verdict
 from hapair.memory import RETRY_S, Memory, Wish, answered, begin
 from hapair.states import Connection, Disk, Kernel, Observation, Replication, Role, Settings, Times, Volume
@@ -72,6 +73,39 @@ def test_what_preflight_refuses_is_not_promoted() -> None:
     assert not {Kind.RECORD_PROMOTION, Kind.TAKE_SOLO, Kind.PROMOTE} & set(kinds(actions))
     actions, _ = policy.decide(SITE, replace(seen, refused=""), memory, 120.0)
     assert Kind.PROMOTE in kinds(actions)
+
+
+@pytest.mark.parametrize(
+    ("answer", "promotes"), [(None, False), (Verdict.UNAVAILABLE, True), (Verdict.FAILED, False), (Verdict.DONE, False)]
+)
+def test_beside_a_current_peer_only_a_store_that_is_away_lets_the_unjudged_serve(
+    answer: Verdict | None, *, promotes: bool
+) -> None:
+    """F9: nobody has asked the store yet, it is away (F6), it has said no, the mark is about to go."""
+    both = Volume(0, Disk.UP_TO_DATE, Disk.UP_TO_DATE, Replication.ESTABLISHED)
+    together = Kernel("r0", connection=Connection.CONNECTED, peer_role=Role.SECONDARY, volumes=(both,))
+    seen = Observation(complete=True, kernel=together, unjudged="F9: not yet", lxd_active=False)
+    actions, memory = policy.decide(SITE, seen, begin(0.0), 60.0)
+    (judge,) = (action for action in actions if action.kind is Kind.JUDGE)
+    if answer is not None:
+        memory = answered(memory, Outcome(judge, answer, 60.0), SITE, 60.0)
+    busy = replace(seen, watch_busy=answer is None)
+    actions, _ = policy.decide(SITE, busy, memory, 60.0 + rules.PREFERRED_WAIT_S)
+    assert (Kind.PROMOTE in kinds(actions)) is promotes
+
+
+def test_the_store_is_asked_about_a_replica_every_t_watch_but_not_while_it_leaves() -> None:
+    seen = replace(DISKLESS, unjudged="F9: not yet")
+    (judge,), memory = policy.decide(SITE, seen, begin(0.0), 60.0)
+    assert judge.kind is Kind.JUDGE
+    memory = answered(memory, Outcome(judge, Verdict.UNAVAILABLE, 60.0), SITE, 60.5)
+    due = 60.5 + SITE.times.watch_s
+    actions, memory = policy.decide(SITE, seen, memory, due - 0.1)
+    assert kinds(actions) == []
+    assert memory.wake_at == due
+    assert kinds(policy.decide(SITE, seen, memory, due)[0]) == [Kind.JUDGE]
+    leaving = replace(memory, wish=Wish.LEAVE, wish_at=61.0)
+    assert Kind.JUDGE not in kinds(policy.decide(SITE, seen, leaving, due)[0])
 
 
 def test_it_says_what_is_refused(n1: Host) -> None:
