@@ -27,7 +27,7 @@ from lab.providers.box import Box
 from lab.providers.kvm import Outcome, Verdict
 from lab.providers.plan import FILES, Artifacts, make_plan, with_machines
 from lab.providers.provision import AGENT, without_agent
-from lab.providers.vm import VirtualMachine
+from lab.providers.vm import SNAPSHOT, VirtualMachine
 from tests.unit.hosts import sites
 from tests.unit.hosts.sites import example_site
 
@@ -177,6 +177,35 @@ def test_a_machine_that_is_not_ours_to_kill_is_killed_by_libvirt(
 
     asyncio.run(scenario())
     assert asked == [("destroy", "d"), ("destroy", "d")]
+
+
+def test_a_machine_is_put_back_in_a_process_of_its_own(
+    plan: LabPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    async def scenario() -> None:
+        node = machine(plan, tmp_path, [])
+
+        async def virsh(*arguments: str) -> str:
+            asked.append(arguments)
+            happens = {"destroy": ("Stopped", "Destroyed"), "start": ("Started", "Booted")}.get(arguments[0])
+            if happens:
+                node.on_event("lifecycle", *happens)
+            return ""
+
+        monkeypatch.setattr(node, "_virsh", virsh)
+        monkeypatch.setattr(node, "_find", os.getpid)
+        monkeypatch.setattr("lab.providers.vm.owner_of_process", lambda _: 64055)
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        node.on_event("lifecycle", "Started", "Booted")
+        for _ in ("on", "frozen"):
+            await node.restore()
+            assert node.state == "frozen"
+
+    asyncio.run(scenario())
+    once = [("destroy", "d"), ("start", "--paused", "d"), ("qemu-monitor-command", "d", "--hmp", f"loadvm {SNAPSHOT}")]
+    assert asked == 2 * once
 
 
 @pytest.mark.spawns

@@ -387,3 +387,22 @@ def test_a_bad_configuration_is_told(n1: Host, capsys: pytest.CaptureFixture[str
     assert r0.main("r0", ["list"], n1.paths) == 2
     assert fence_cli.main(["status", "r0"], n1.paths) == 2
     assert capsys.readouterr().err.count("deploy the host files") == 3
+
+
+@pytest.mark.parametrize(("what", "said"), [("configuration", "hapair.json: "), ("credentials", "nothing was started")])
+def test_an_agent_that_needs_a_person_is_not_started_again_at_once(
+    n1: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, said: str
+) -> None:
+    """systemd starts it anew as soon as it has ended; a person does not wait."""
+    n1.paths.proc_drbd.write_text("version: 8.4.11\n")
+    text = n1.paths.config.read_text() if what == "credentials" else ""
+    n1.paths.config.write_text(text.replace('"credentials": ""', '"credentials": "/nonexistent"'))
+    for socket, pause_s in (("", 60.0), ("/nonexistent/notify", 0.2)):
+        monkeypatch.setattr(cli, "BAD_INPUT_PAUSE_S", pause_s)
+        if socket:
+            monkeypatch.setenv("NOTIFY_SOCKET", socket)
+        began = time.monotonic()
+        assert cli.main(["agent"], n1.paths) == 2
+        took_s = time.monotonic() - began
+        assert took_s >= pause_s if socket else took_s < pause_s
+    assert capsys.readouterr().err.count(said) == 2

@@ -42,6 +42,16 @@ def test_what_could_not_be_brought_up_is_tried_again() -> None:
     assert kinds(actions) == [Kind.UP]
 
 
+def test_t_grace_does_not_begin_before_drbd_could_meet_the_peer() -> None:
+    """F10: the agent may have waited for a disk, or for the store, for longer than T_grace."""
+    missing = replace(DISKLESS, kernel=replace(DISKLESS.kernel or Kernel("r0"), volumes=(Volume(0, Disk.CONSISTENT),)))
+    grace_s = SITE.times.grace_s
+    actions, memory = policy.decide(SITE, missing, after(Verdict.DONE), 0.9 + grace_s)
+    assert Kind.TAKE_SOLO not in kinds(actions)
+    assert memory.wake_at == 1.0 + grace_s
+    assert Kind.TAKE_SOLO in kinds(policy.decide(SITE, missing, memory, 1.0 + grace_s)[0])
+
+
 def test_a_disk_that_was_detached_later_stays_detached() -> None:
     actions, _ = policy.decide(SITE, DISKLESS, after(Verdict.DONE), 60.0)
     assert Kind.UP not in kinds(actions)

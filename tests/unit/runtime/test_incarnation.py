@@ -534,6 +534,31 @@ def test_what_is_attached_or_not_confirmed_stays(
 
 
 @pytest.mark.spawns
+@pytest.mark.parametrize("words", [["--discard"], ["--trust", "--reason", "x"]])
+def test_what_is_attached_while_a_person_types_stays(
+    n1: Host, machine: Machine, there: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored(there, 9)
+    machine.meta(marked(3))
+    monkeypatch.setattr(restored_replica, "typed", lambda *_: n1.together() is None)
+    assert decide(n1, *words) == 1
+    assert (machine.told("drbdadm"), machine.told("drbdmeta")) == ([], [])
+
+
+@pytest.mark.spawns
+def test_a_disk_that_is_made_anew_below_drbd_is_attached_by_hand(
+    n1: Host, machine: Machine, there: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(there, 9)
+    n1.paths.proc_drbd.write_text(DISKLESS)
+    assert decide(n1, "--discard") == 0
+    assert "`drbdadm attach r0` attaches it" in capsys.readouterr().out
+    n1.paths.proc_drbd.write_text(DRBD_EMPTY)
+    assert decide(n1, "--discard") == 0
+    assert "the agent attaches it" in capsys.readouterr().out
+
+
+@pytest.mark.spawns
 def test_the_only_replica_with_every_write_is_not_discarded(
     n1: Host, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
