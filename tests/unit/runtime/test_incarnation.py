@@ -546,8 +546,9 @@ def test_what_is_attached_while_a_person_types_stays(
 
 
 @pytest.mark.spawns
+@pytest.mark.usefixtures("machine")
 def test_a_disk_that_is_made_anew_below_drbd_is_attached_by_hand(
-    n1: Host, machine: Machine, there: Path, capsys: pytest.CaptureFixture[str]
+    n1: Host, there: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stored(there, 9)
     n1.paths.proc_drbd.write_text(DISKLESS)
