@@ -223,6 +223,9 @@ def test_services_that_do_not_start_are_tried_again(n1: Host, machine: Machine) 
         made.until_serving()
     finally:
         made.stop()
+    again = ["reset-failed r0lxd.service", "start r0lxd.service"]
+    calls = [call for call in machine.told("systemctl") if call in again]
+    assert calls == 2 * again, "systemd starts nothing that has failed too often"
 
 
 def test_a_demotion_that_fails_removes_the_node(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
