@@ -21,7 +21,7 @@ from lab import log, paths, proc
 from lab.deadline import Deadline, wait_until
 from lab.errors import BadInput, HapairError, HostLacks, TimedOut
 from lab.hosts.site import Site
-from lab.providers import client, memory, pair, seed
+from lab.providers import client, memory, pair, seed, virtual
 from lab.providers.base import CLEAN, Impairment, LabPlan
 from lab.providers.box import Box
 from lab.providers.client import RunningLab, RunningNode
@@ -69,7 +69,7 @@ def test_virtual_machines_are_kept_as_they_are_when_all_their_units_have_started
     fake.nodes["n2"].says["systemctl list-jobs *"] = partial(next, jobs)
     left: list[list[str]] = []
     monkeypatch.setattr(fake, "snapshot", lambda: left.append(list(jobs)), raising=False)
-    monkeypatch.setattr(pair.virtual, "make", lambda *_: fake)
+    monkeypatch.setattr(virtual, "make", lambda *_: fake)
     monkeypatch.setattr(pair, "_make_folder", lambda *_: None)
     inputs, box = cast(seed.Inputs, SimpleNamespace(site=example_site())), cast(Box, None)
     pair._first_virtual(tmp_path, inputs, box, log.silent(), None)

@@ -540,7 +540,12 @@ def test_what_is_attached_while_a_person_types_stays(
 ) -> None:
     stored(there, 9)
     machine.meta(marked(3))
-    monkeypatch.setattr(restored_replica, "typed", lambda *_: n1.together() is None)
+
+    def meanwhile(*_: object) -> bool:
+        n1.together()
+        return True
+
+    monkeypatch.setattr(restored_replica, "typed", meanwhile)
     assert decide(n1, *words) == 1
     assert (machine.told("drbdadm"), machine.told("drbdmeta")) == ([], [])
 
