@@ -71,6 +71,8 @@ def test_a_split_brain_is_what_a_standby_waits_for() -> None:
     assert kinds(actions) == []
     assert memory.rule == "F12"
     assert "hapair recover-split-brain r0 --victim NODE" in memory.waiting
+    connecting = replace(seen, kernel=replace(apart, connection=Connection.CONNECTING))
+    assert policy.decide(SITE, connecting, begin(0.0), 1.0)[1].rule == "F10", "a person has chosen"
 
 
 def test_what_preflight_refuses_is_not_promoted() -> None:
