@@ -98,6 +98,15 @@ def test_an_agent_that_died_after_its_hand_over_stays_and_says_so(world: World) 
     assert owner.data >= world.acknowledged
 
 
+@pytest.mark.parametrize("kind", [Kind.WATCH_LOCK, Kind.JUDGE])
+@pytest.mark.parametrize("verdict", [Verdict.DONE, Verdict.UNAVAILABLE, Verdict.FAILED])
+def test_what_goes_on_beside_the_rest_puts_nothing_off_and_clears_no_trouble(kind: Kind, verdict: Verdict) -> None:
+    site = Settings("r0", "uuid-n1", "uuid-n2", "n2", True, TIMES)
+    memory = replace(begin(0.0), trouble="drbdadm primary failed", retry_at=3.0)
+    made = answered(memory, Outcome(Action(kind, "F8", "", 1.0), verdict, 1.0, "away"), site, 2.0)
+    assert (made.trouble, made.retry_at) == ("drbdadm primary failed", 3.0)
+
+
 def test_an_answer_that_a_later_version_overtook_is_no_news() -> None:
     """Two questions may be under way: an old SHARED, told late, must not hide that the lock is the peer's."""
     site = Settings("r0", "uuid-n1", "uuid-n2", "n2", True, TIMES)
