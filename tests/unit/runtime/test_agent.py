@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hapair import cli, fence_cli, handlers, proc, r0, rules, server
+from hapair.actions import Action, Kind
 from hapair.agent import Agent
 from hapair.fence.site import fence_of
 from hapair.fencing import no_guard
@@ -111,6 +113,23 @@ def test_lxd_that_does_not_stop_is_killed_and_told(running: Running) -> None:
     killed = calls.index("kill --signal=SIGKILL r0lxd.service")
     assert "reset-failed r0lxd.service" in calls[killed:]
     assert "r0lxd.service was killed: it did not stop within" in running.host.paths.decisions.read_text()
+
+
+def test_neither_the_watch_of_the_lock_nor_a_judgement_waits_for_drbd(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F8, F9: a command of DRBD's may hang; what the store says must be known all the same."""
+    unit = running.agent.units["r0"]
+    begun: dict[str, tuple[Action, ...]] = {}
+    for name in ("control", "serving", "watching"):
+        monkeypatch.setattr(getattr(unit, name), "start_list", partial(begun.__setitem__, name))
+    kinds = (Kind.WATCH_LOCK, Kind.JUDGE, Kind.TAKE_SOLO, Kind.PROMOTE, Kind.START)
+    unit.dispatch(tuple(Action(kind, "F8", "", 1.0) for kind in kinds))
+    assert {name: [action.kind for action in actions] for name, actions in begun.items()} == {
+        "watching": [Kind.WATCH_LOCK, Kind.JUDGE],
+        "control": [Kind.TAKE_SOLO, Kind.PROMOTE],
+        "serving": [Kind.START],
+    }
 
 
 def test_suspend_stops_the_services_and_stays_primary(running: Running) -> None:
