@@ -120,6 +120,17 @@ def test_the_store_is_asked_about_a_replica_every_t_watch_but_not_while_it_leave
     assert Kind.JUDGE not in kinds(policy.decide(SITE, seen, leaving, due)[0])
 
 
+@pytest.mark.parametrize(
+    ("refused", "told"),
+    [("", ""), (policy.LOOKING, ""), ("F11 fencing: must be another", "F11 fencing: must be another")],
+)
+def test_only_what_a_person_must_mend_refuses_a_wish_at_once(refused: str, told: str) -> None:
+    """A look at the configuration ends by itself, within a second."""
+    seen = replace(DISKLESS, refused=refused)
+    assert policy.refusal(SITE, seen, begin(0.0), Wish.PRIMARY) == told
+    assert policy.refusal(SITE, seen, begin(0.0), Wish.SECONDARY) == ""
+
+
 def test_it_says_what_is_refused(n1: Host) -> None:
     lost = Kernel("r0", connection=Connection.CONNECTING, volumes=(Volume(0, Disk.CONSISTENT),))
     seen = Observation(complete=True, kernel=lost, refused="F11 fencing: must be another", lxd_active=False)
