@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hapair import policy, rules, status
 from hapair.actions import Action, Kind, Outcome, Verdict
-from hapair.memory import RETRY_S, Memory, Wish, answered, begin
+from hapair.memory import EVENT_LAG_S, RETRY_S, Memory, Wish, answered, begin, wished
 from hapair.states import Connection, Disk, Kernel, Observation, Replication, Role, Settings, Times, Volume
 
 from .conftest import Host
@@ -61,6 +61,17 @@ def test_a_leaving_node_is_not_brought_up() -> None:
     memory = replace(after(Verdict.FAILED), wish=Wish.LEAVE, wish_at=2.0)
     actions, _ = policy.decide(SITE, DISKLESS, memory, 60.0)
     assert Kind.UP not in kinds(actions)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.DONE, Verdict.FAILED])
+def test_a_node_does_not_leave_before_the_event_of_what_came_up(verdict: Verdict) -> None:
+    """Else DRBD would stay up, with nobody to care for it."""
+    memory = wished(after(verdict), Wish.LEAVE, 1.05)
+    absent = Observation(complete=True, kernel=None, lxd_active=False)
+    actions, memory = policy.decide(SITE, absent, memory, 1.1)
+    assert (actions, memory.left, memory.wake_at) == ((), False, 1.0 + EVENT_LAG_S)
+    assert policy.decide(SITE, absent, memory, 1.0 + EVENT_LAG_S)[1].left, "nothing came up"
+    assert Kind.DOWN in kinds(policy.decide(SITE, DISKLESS, memory, 1.15)[0])
 
 
 def test_a_split_brain_is_what_a_standby_waits_for() -> None:
