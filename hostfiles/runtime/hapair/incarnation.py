@@ -193,13 +193,10 @@ class Incarnation:
 
     def _counted(self, volumes: List[List[str]], replica: Replica) -> str:
         """Judge the replica as it was found, and write its next number to the disk and to the store."""
-        for tried in range(TRIES):
+        for _ in range(TRIES):
             stored = self._awaited(replica)
             number = successor(replica, stored.number)
             if number is None:
-                # As it was: the number of an earlier try would let it pass next time.
-                for place, one in enumerate(replica if tried else ()):
-                    write([volumes[place]], one.number)
                 raise PutBack(refusal(self._resource, replica, stored.number))
             write(volumes, number)
             told, why = self._tell(number, stored)
@@ -209,6 +206,9 @@ class Incarnation:
             if told is Written.UNCLEAR:
                 mark(self._paths, self._resource, Unjudged(tuple(Local(number, one.fresh) for one in replica)))
                 return f"WARNING: the store does not know yet of this attach, incarnation {number} (F9): {why}"
+            # As it was: the number of a try that came to nothing would let it pass next time.
+            for place, one in enumerate(replica):
+                write([volumes[place]], one.number)
         raise Unknown("F9: the store has other numbers each time that it is asked")
 
     def judge(self) -> str:
@@ -292,7 +292,8 @@ class Incarnation:
 
     def _tell(self, number: int, before: Stored) -> Tuple[Written, str]:
         """Write the number to the store; return whether it is there, and what went wrong."""
-        told = {"format": FORMAT, "node": self._config.node, "incarnation": number}
+        # With a mark of this very write: upon an old answer, its number may be the one that the store has already.
+        told = {"format": FORMAT, "node": self._config.node, "incarnation": number, "attempt_id": os.urandom(16).hex()}
         body = json.dumps(told, sort_keys=True).encode()
         limit_s = self._config.store.timeout_s
         wrote = self._store.write(self._name, body, before.tag, limit_s)

@@ -57,6 +57,7 @@ class Memory:
         handed_over: the lock was handed to the peer in this connection; this node must not serve until promoted anew.
         half_stopped: a demotion ran out of time; the text says where.
         left: the resource is down because of a wish to leave.
+        up_until: until then the event of the last `drbdadm adjust` may still be on its way.
         half_up: why `drbdadm adjust` failed, so that the resource may be there without its disk or connection.
         judge_at: a replica that was attached without the store is not judged before this moment (F9).
         store_away: the store did not answer when it was asked about that.
@@ -85,6 +86,7 @@ class Memory:
     handed_over: bool = False
     half_stopped: str = ""
     left: bool = False
+    up_until: float = 0.0
     half_up: str = ""
     judge_at: float = 0.0
     store_away: bool = False
@@ -147,6 +149,8 @@ def answered(memory: Memory, outcome: Outcome, site: Settings, now: float) -> Me
     kind, verdict = outcome.action.kind, outcome.verdict
     if outcome.lock_asked and not _overtaken(memory, outcome):
         memory = replace(memory, lock=Seen(outcome.began, outcome.record, outcome.text))
+    if kind is Kind.UP:
+        memory = replace(memory, up_until=now + EVENT_LAG_S)
     if kind in (Kind.WATCH_LOCK, Kind.JUDGE):
         # They run beside other actions, whose retries and troubles are not their own.
         if kind is Kind.JUDGE:

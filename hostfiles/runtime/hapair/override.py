@@ -22,10 +22,11 @@ from hapair.fence.base import BadStore
 from hapair.fence.site import fence_of, open_store
 from hapair.fencing import Answer, Fence, Held
 from hapair.guards import Guards
+from hapair.incarnation import unjudged
 from hapair.lock import LockRecord, LockState, held_by
 from hapair.paths import Paths
 from hapair.say import complain, say
-from hapair.states import Disk, Role, Times
+from hapair.states import Disk, Kernel, Role, Times
 
 FORCE_LIMIT_S = 30.0
 """For `drbdadm primary --force`; the kernel calls fence-peer in it, which may take T_selffence."""
@@ -63,8 +64,15 @@ class Override:
         if kernel.connected:
             peer = self.config.peer
             return f"{peer} is connected, so it lives: `{self.resource} secondary` there moves the services"
+        return self._of_replica(kernel)
+
+    def _of_replica(self, kernel: Kernel) -> str:
         if self.paths.tombstone(self.resource).exists():
             return "this disk failed once (tombstone)"
+        found = unjudged(self.paths, self.resource)
+        if found is not None:
+            # The agent would never promote it, and the lock would keep the other node from serving, too.
+            return found.why
         if not kernel.volumes or any(volume.disk not in USABLE for volume in kernel.volumes):
             states = ", ".join(volume.disk.value for volume in kernel.volumes) or "no disk"
             return f"this replica is not whole ({states}): it cannot be served even by force"

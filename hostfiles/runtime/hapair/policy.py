@@ -96,6 +96,10 @@ def _absent(seen: Observation, memory: Memory, now: float) -> Decision:
     if memory.wish is Wish.LEAVE and seen.control_busy:
         # What brings it up just now would do so after the departure.
         return (), memory
+    if memory.wish is Wish.LEAVE and now < memory.up_until:
+        # So would what has just brought it up.
+        wait = Reaction("up", "brings DRBD up", wake_at=memory.up_until)
+        return (), _remember(memory, (wait,), now)
     if memory.wish is Wish.LEAVE or memory.left:
         return (), _remember(replace(memory, left=True), (Reaction("F3", "has left"),), now)
     if seen.control_busy:

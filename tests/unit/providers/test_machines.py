@@ -27,7 +27,7 @@ from lab.providers.box import Box
 from lab.providers.kvm import Outcome, Verdict
 from lab.providers.plan import FILES, Artifacts, make_plan, with_machines
 from lab.providers.provision import AGENT, without_agent
-from lab.providers.vm import VirtualMachine
+from lab.providers.vm import SNAPSHOT, VirtualMachine
 from tests.unit.hosts import sites
 from tests.unit.hosts.sites import example_site
 
@@ -177,6 +177,35 @@ def test_a_machine_that_is_not_ours_to_kill_is_killed_by_libvirt(
 
     asyncio.run(scenario())
     assert asked == [("destroy", "d"), ("destroy", "d")]
+
+
+def test_a_machine_is_put_back_in_a_process_of_its_own(
+    plan: LabPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    async def scenario() -> None:
+        node = machine(plan, tmp_path, [])
+
+        async def virsh(*arguments: str) -> str:
+            asked.append(arguments)
+            happens = {"destroy": ("Stopped", "Destroyed"), "start": ("Started", "Booted")}.get(arguments[0])
+            if happens:
+                node.on_event("lifecycle", *happens)
+            return ""
+
+        monkeypatch.setattr(node, "_virsh", virsh)
+        monkeypatch.setattr(node, "_find", os.getpid)
+        monkeypatch.setattr("lab.providers.vm.owner_of_process", lambda _: 64055)
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        node.on_event("lifecycle", "Started", "Booted")
+        for _ in ("on", "frozen"):
+            await node.restore()
+            assert node.state == "frozen"
+
+    asyncio.run(scenario())
+    once = [("destroy", "d"), ("start", "--paused", "d"), ("qemu-monitor-command", "d", "--hmp", f"loadvm {SNAPSHOT}")]
+    assert asked == 2 * once
 
 
 @pytest.mark.spawns
@@ -368,3 +397,52 @@ def test_the_vagrantfile_is_valid_with_a_plan(plan: LabPlan, tmp_path: Path) -> 
     done = proc.run([program, "validate", "--ignore-provider"], limit_s=50, env=env, cwd=PROJECT)
     assert "validated successfully" in done.text
     assert json.loads((tmp_path / "plan.json").read_text())["hypervisor"]["box"] == "hapair/debian-12"
+
+
+PROCESSORS = """
+require "json"
+begin
+  require "vagrant"
+rescue LoadError
+  exit 3
+end
+Vagrant::Environment.new  # loads the plugins
+exit 4 unless Vagrant.plugin("2").manager.providers.key?(:libvirt)
+puts JSON.dump(JSON.parse(ARGV[0]).map { |variables|
+  ENV.update(variables)
+  told = Vagrant::Environment.new.machine(:n1, :libvirt).provider_config
+  [told.driver, told.cpu_mode, told.cpu_model]
+})
+"""
+
+
+@pytest.mark.spawns
+def test_bare_machines_are_emulated_when_a_person_says_so_and_planned_ones_as_the_plan_says(
+    plan: LabPlan, tmp_path: Path
+) -> None:
+    """Asked of the Vagrantfile by way of Vagrant itself and its plugin."""
+    try:
+        ruby = proc.which("ruby")
+    except HapairError:
+        pytest.skip("Ruby is not installed here")
+    told = json.loads(plan.dump())
+    (tmp_path / "kvm").write_text(json.dumps({**told, "hypervisor": {**told["hypervisor"], "kvm": True}}))
+    (tmp_path / "emulated").write_text(json.dumps({**told, "hypervisor": {**told["hypervisor"], "kvm": False}}))
+    asked = [
+        {},
+        {"HAPAIR_DRIVER": "qemu"},
+        {"HAPAIR_DRIVER": "qemu", "HAPAIR_PLAN": str(tmp_path / "kvm")},
+        {"HAPAIR_DRIVER": None, "HAPAIR_PLAN": str(tmp_path / "emulated")},
+    ]
+    env = {
+        "HAPAIR_LIBVIRT_URI": "qemu:///session?socket=/s",
+        "VAGRANT_DOTFILE_PATH": str(tmp_path / "dot"), "HOME": str(tmp_path),
+    }  # fmt: skip
+    done = proc.run([ruby, "-e", PROCESSORS, json.dumps(asked)], limit_s=50, env=env, cwd=PROJECT, check=False)
+    if done.code in (3, 4):
+        pytest.skip("Vagrant is not installed here, has a Ruby of its own, or no plugin for libvirt")
+    kinds = [tuple(one) for one in json.loads(done.text.splitlines()[-1])]
+    emulated = ("qemu", "custom", "Nehalem")
+    usual = kinds[0]
+    assert usual[0] == "kvm"
+    assert kinds[1:] == [emulated, ("kvm", "host-passthrough", usual[2]), emulated]

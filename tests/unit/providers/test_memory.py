@@ -66,5 +66,13 @@ def test_the_users_own_choice_comes_first_and_the_lab_last(tmp_path: Path, monke
     assert memory.candidates(tmp_path) == [Path("/mine"), Path("/dev/shm"), Path("/tmp"), tmp_path]  # noqa: S108 - names only
 
 
+def test_a_name_that_is_taken_is_left_to_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = iter(("ab", "ab", "cd"))
+    monkeypatch.setattr("secrets.token_hex", lambda _: next(names, "ab"))
+    assert [memory.private(tmp_path).name for _ in range(2)] == ["hapair-ab", "hapair-cd"]
+    with pytest.raises(HostLacks, match="is full of folders named hapair"):
+        memory.private(tmp_path)
+
+
 def test_the_machine_has_memory() -> None:
     assert memory.available_bytes() > 1 << 20

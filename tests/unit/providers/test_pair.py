@@ -10,7 +10,9 @@ import signal
 from collections import namedtuple
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -19,8 +21,9 @@ from lab import log, paths, proc
 from lab.deadline import Deadline, wait_until
 from lab.errors import BadInput, HapairError, HostLacks, TimedOut
 from lab.hosts.site import Site
-from lab.providers import client, memory, pair, seed
+from lab.providers import client, memory, pair, seed, virtual
 from lab.providers.base import CLEAN, Impairment, LabPlan
+from lab.providers.box import Box
 from lab.providers.client import RunningLab, RunningNode
 from lab.providers.pair import DOWN, INPUTS, Pair
 from lab.providers.plan import Artifacts, make_plan
@@ -55,6 +58,22 @@ def test_who_serves_is_the_node_whose_boot_answers(fake: FakeLab) -> None:
     assert over(fake).serving() == "n2"
     assert over(fake).wait_serving(Deadline.after(1)) == "n2"
     assert fake.nodes["third"].ran[0].endswith(" 192.0.2.88")
+
+
+def test_virtual_machines_are_kept_as_they_are_when_all_their_units_have_started(
+    fake: FakeLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LXD's start would run out of time in one that is put back long afterwards."""
+    jobs = iter(("12 r0lxd.service start running\n", ""))
+    fake.nodes["n1"].says["systemctl list-jobs *"] = ""
+    fake.nodes["n2"].says["systemctl list-jobs *"] = partial(next, jobs)
+    left: list[list[str]] = []
+    monkeypatch.setattr(fake, "snapshot", lambda: left.append(list(jobs)), raising=False)
+    monkeypatch.setattr(virtual, "make", lambda *_: fake)
+    monkeypatch.setattr(pair, "_make_folder", lambda *_: None)
+    inputs, box = cast(seed.Inputs, SimpleNamespace(site=example_site())), cast(Box, None)
+    pair._first_virtual(tmp_path, inputs, box, log.silent(), None)
+    assert left == [[]], "one snapshot, when n2 had told twice"
 
 
 @pytest.mark.parametrize("answer", ["an earlier boot", "", 1])

@@ -139,7 +139,10 @@ class Machine:
 
     def meta(self, uuid: int, generation: int = 0x55) -> None:
         """Let the meta-data have this device uuid and data generation."""
-        (self.state / "meta").write_text(f"{uuid:016x}\n{generation:x}\n")
+        fresh = self.state / ".meta"
+        fresh.write_text(f"{uuid:016x}\n{generation:x}\n")
+        # At once: the agent may be reading it.
+        fresh.replace(self.state / "meta")
 
     def program(self, name: str, text: str) -> None:
         """Install a program, or replace it."""

@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hapair import cli, fence_cli, handlers, proc, r0, rules, server
+from hapair.actions import Action, Kind
 from hapair.agent import Agent
 from hapair.fence.site import fence_of
 from hapair.fencing import no_guard
@@ -115,6 +117,23 @@ def test_lxd_that_does_not_stop_is_killed_and_told(running: Running) -> None:
     assert "r0lxd.service was killed: it did not stop within" in running.host.paths.decisions.read_text()
 
 
+def test_neither_the_watch_of_the_lock_nor_a_judgement_waits_for_drbd(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F8, F9: a command of DRBD's may hang; what the store says must be known all the same."""
+    unit = running.agent.units["r0"]
+    begun: dict[str, tuple[Action, ...]] = {}
+    for name in ("control", "serving", "watching"):
+        monkeypatch.setattr(getattr(unit, name), "start_list", partial(begun.__setitem__, name))
+    kinds = (Kind.WATCH_LOCK, Kind.JUDGE, Kind.TAKE_SOLO, Kind.PROMOTE, Kind.START)
+    unit.dispatch(tuple(Action(kind, "F8", "", 1.0) for kind in kinds))
+    assert {name: [action.kind for action in actions] for name, actions in begun.items()} == {
+        "watching": [Kind.WATCH_LOCK, Kind.JUDGE],
+        "control": [Kind.TAKE_SOLO, Kind.PROMOTE],
+        "serving": [Kind.START],
+    }
+
+
 def test_suspend_stops_the_services_and_stays_primary(running: Running) -> None:
     assert r0.main("r0", ["suspend"], running.host.paths) == 0
     status = running.status()
@@ -136,7 +155,9 @@ def test_primary_is_refused_at_once_with_a_disk_that_failed(
     r0.main("r0", ["secondary"], running.host.paths)
     running.host.paths.tombstone("r0").write_text("")
     assert r0.main("r0", ["primary"], running.host.paths) == 1
-    assert "never claims until the tombstone is cleared" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "never claims until the tombstone is cleared" in told
+    assert "gave up after" not in told
 
 
 def test_a_connection_between_two_losses_is_not_missed(running: Running) -> None:
@@ -235,6 +256,9 @@ def test_services_that_do_not_start_are_tried_again(
         made.until_serving()
     finally:
         made.stop()
+    again = ["reset-failed r0lxd.service", "start r0lxd.service"]
+    calls = [call for call in machine.told("systemctl") if call in again]
+    assert calls == 2 * again, "systemd starts nothing that has failed too often"
 
 
 def test_a_demotion_that_fails_removes_the_node(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,3 +424,22 @@ def test_a_bad_configuration_is_told(n1: Host, capsys: pytest.CaptureFixture[str
     assert r0.main("r0", ["list"], n1.paths) == 2
     assert fence_cli.main(["status", "r0"], n1.paths) == 2
     assert capsys.readouterr().err.count("deploy the host files") == 3
+
+
+@pytest.mark.parametrize(("what", "said"), [("configuration", "hapair.json: "), ("credentials", "nothing was started")])
+def test_an_agent_that_needs_a_person_is_not_started_again_at_once(
+    n1: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, said: str
+) -> None:
+    """systemd starts it anew as soon as it has ended; a person does not wait."""
+    n1.paths.proc_drbd.write_text("version: 8.4.11\n")
+    text = n1.paths.config.read_text() if what == "credentials" else ""
+    n1.paths.config.write_text(text.replace('"credentials": ""', '"credentials": "/nonexistent"'))
+    for socket, pause_s in (("", 60.0), ("/nonexistent/notify", 0.2)):
+        monkeypatch.setattr(cli, "BAD_INPUT_PAUSE_S", pause_s)
+        if socket:
+            monkeypatch.setenv("NOTIFY_SOCKET", socket)
+        began = time.monotonic()
+        assert cli.main(["agent"], n1.paths) == 2
+        took_s = time.monotonic() - began
+        assert took_s >= pause_s if socket else took_s < pause_s
+    assert capsys.readouterr().err.count(said) == 2

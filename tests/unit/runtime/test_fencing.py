@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from hapair.fence.base import Reading, Writing, Written
 from hapair.fence.http import HttpStore
 from hapair.fence.site import fence_of
-from hapair.fencing import Busy, Fence, Held, no_guard
+from hapair.fencing import Busy, Fence, Held, flocked, no_guard
 from hapair.lock import LockState, after
 
 from .conftest import Host
@@ -255,6 +257,22 @@ def test_the_local_lock_keeps_programs_apart(lock: Fence, n1: Host) -> None:
         pytest.fail("two at once")
     with fence(n1).local_lock(0.05):
         assert n1.paths.local_lock("r0").exists()
+
+
+def test_a_lock_file_is_waited_for_within_its_limit(tmp_path: Path) -> None:
+    path, freed = tmp_path / "run/lock", threading.Event()
+    held = contextlib.ExitStack()
+    held.enter_context(flocked(path, 0.0, "has it"))
+    with pytest.raises(Busy, match="another program of this node has it"), flocked(path, 0.0, "has it"):
+        pytest.fail("both have it")
+
+    def free() -> None:
+        freed.set()
+        held.close()
+
+    threading.Timer(0.1, free).start()
+    with flocked(path, 10.0, "has it"):
+        assert freed.is_set()
 
 
 def test_a_late_release_never_erases_a_new_fence(lock: Fence, n1: Host) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hapair import cli, handlers, incarnation, proc, r0, restored_replica
+from hapair import cli, handlers, incarnation, proc, r0
+from hapair.actions import Action, Kind, Verdict
+from hapair.executor import Executor
 from hapair.fence.base import Found, Reading, Writing, Written
 from hapair.fence.site import SiteStore, fence_of
 from hapair.fencing import Busy, no_guard
 from hapair.guards import Guards
 from hapair.incarnation import MARK, Incarnation, Local, PutBack, Unjudged, Unknown, mark, successor, unjudged
+from hapair.lock import Claim
+from hapair.services import Services
 
 from .conftest import Host
 from .fakes import Machine
@@ -46,9 +51,8 @@ def test_only_a_replica_that_was_attached_last_or_is_new_goes_on(
     assert successor(tuple(replica), stored) == number
 
 
-@pytest.fixture
-def machine(n1: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Node n1 before DRBD knows the resource; a lock in the store."""
+def before_drbd(n1: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Make node n1 before DRBD knows the resource; a lock in the store."""
     made = Machine(n1, tmp_path)
     n1.paths.proc_drbd.write_text(DRBD_EMPTY)
     monkeypatch.setattr(proc, "PATH", f"{made.bin}:/usr/bin:/bin")
@@ -56,6 +60,11 @@ def machine(n1: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machin
     monkeypatch.setattr(incarnation, "STORE_S", 0.0)
     fence_of(n1.config, "r0", n1.paths).create(no_guard)
     return made
+
+
+@pytest.fixture
+def machine(n1: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return before_drbd(n1, tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -84,6 +93,10 @@ def judge(host: Host) -> str:
     return Incarnation(host.config, "r0", host.paths).judge()
 
 
+def decide(host: Host, *words: str, confirm: str = "r0") -> int:
+    return cli.main(["restored-replica", "r0", *words, "--confirm", confirm], host.paths)
+
+
 def away(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Take the store away, until `undo`."""
     gone = pytest.MonkeyPatch()
@@ -95,10 +108,12 @@ def away(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 @pytest.mark.spawns
 def test_each_attach_is_counted_on_the_disk_and_in_the_store(n1: Host, machine: Machine, there: Path) -> None:
+    machine.program("sync", f"#!/bin/sh\necho $* >> {machine.state}/sync.log\n")
     for number in (1, 2, 3):
         assert count(n1) == ("", "")
         assert on_disk(machine) == marked(number)
         assert json.loads(there.read_text())["incarnation"] == number
+        assert machine.told("sync") == [f"{machine.state}/meta"] * number, "it is on the disk, not in its cache"
 
 
 @pytest.mark.spawns
@@ -142,15 +157,26 @@ def test_the_disk_is_ahead_of_a_store_that_did_not_take_it(
     assert refused == ""
     assert "does not know yet of this attach, incarnation 10 (F9): no reply" in remark
     assert on_disk(machine) == marked(10)
-    monkeypatch.undo()
     n1.together()
+    with pytest.raises(Unknown, match="no reply"):
+        judge(n1)
+    assert n1.paths.unjudged("r0").exists()
+    monkeypatch.undo()
     assert judge(n1) == ""
     assert json.loads(there.read_text())["incarnation"] == 10
     assert not n1.paths.unjudged("r0").exists()
 
 
 @pytest.mark.spawns
-@pytest.mark.parametrize("body", [None, "no JSON", '{"format": 2, "node": "n1", "incarnation": 9}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        "no JSON",
+        '{"format": 2, "node": "n1", "incarnation": 9}',
+        '{"format": 1, "node": "n2", "incarnation": 9}',
+    ],
+)
 def test_without_the_store_nothing_is_counted_and_nothing_refused(
     n1: Host, machine: Machine, there: Path, body: str | None
 ) -> None:
@@ -191,6 +217,16 @@ def test_a_disk_that_cannot_be_read_is_left_to_drbd(n1: Host, machine: Machine, 
     assert refused == ""
     assert "No such file" in remark
     assert not there.exists()
+    n1.together()
+    assert "before anybody could read its incarnation: `drbdadm down r0`" in judge(n1)
+    assert "put back" in Guards(n1.paths, "r0", 0).claim()
+
+
+def test_a_mark_that_cannot_be_read_is_one(n1: Host) -> None:
+    mark(n1.paths, "r0", Unjudged((Local(3, False),)))
+    for text in ("", "[]", '{"replica": [[3]], "why": ""}', '{"replica": []}'):
+        n1.paths.unjudged("r0").write_text(text)
+        assert unjudged(n1.paths, "r0") == Unjudged(())
 
 
 @pytest.mark.spawns
@@ -225,22 +261,53 @@ def test_a_store_that_knows_nothing_of_a_marked_replica_must_have_the_lock(
     assert on_disk(machine) == marked(8)
     lock.write_bytes(kept)
     assert count(n1) == ("", "")
+    assert unjudged(n1.paths, "r0") is None, "it is judged by now"
     assert json.loads(there.read_text())["incarnation"] == 9
 
 
 @pytest.mark.spawns
+@pytest.mark.parametrize("number", [3, 8])
+@pytest.mark.parametrize("down", [False, True])
 def test_a_judgement_upon_an_old_answer_is_taken_back(
-    n1: Host, machine: Machine, there: Path, monkeypatch: pytest.MonkeyPatch
+    n1: Host, machine: Machine, there: Path, monkeypatch: pytest.MonkeyPatch, number: int, *, down: bool
 ) -> None:
-    """A cache told of 3; the conditional write finds out, and the disk must not keep the number of that try."""
-    stored(there, 9)
-    machine.meta(marked(3))
-    old = json.dumps({"format": 1, "node": "n1", "incarnation": 3}).encode()
-    reads = iter([Reading(Found.OBJECT, old, '"old"')])
+    """A cache told of the copy's number; the conditional write finds out, and the disk must not keep that of the try.
+
+    After 8 that one is 9, which the store has already, of another write. And the store may be away right after it.
+    """
+    stored(there, 8)
+    machine.meta(marked(8))
+    assert count(n1) == ("", "")
+    machine.meta(marked(number))
+    old = json.dumps({"format": 1, "node": "n1", "incarnation": number}).encode()
+    reads = iter([Reading(Found.OBJECT, old, '"old"'), *([Reading(Found.UNAVAILABLE, text="away")] * 2 * down)])
     real = SiteStore.read
     monkeypatch.setattr(SiteStore, "read", lambda self, *what: next(reads, None) or real(self, *what))
-    assert "incarnation 3, the store has 9" in count(n1)[0]
-    assert on_disk(machine) == marked(3)
+    refused, remark = count(n1)
+    assert on_disk(machine) == marked(number)
+    assert json.loads(there.read_text())["incarnation"] == 9
+    if down:
+        assert "nothing is claimed" in remark
+        n1.together()
+        refused = judge(n1)
+    assert f"incarnation {number}, the store has 9" in refused
+
+
+@pytest.mark.spawns
+def test_a_write_whose_reply_was_lost_counts(
+    n1: Host, machine: Machine, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored(there, 9)
+    machine.meta(marked(9))
+    real = SiteStore.write
+
+    def lost(self: SiteStore, *what: Any) -> Writing:
+        real(self, *what)
+        return Writing(Written.UNCLEAR, "no reply")
+
+    monkeypatch.setattr(SiteStore, "write", lost)
+    assert count(n1) == ("", "")
+    assert unjudged(n1.paths, "r0") is None
 
 
 @pytest.mark.spawns
@@ -253,12 +320,52 @@ def test_only_an_attach_counts(n1: Host, there: Path) -> None:
     assert "F9" in count(n1)[0]
 
 
+def executor_of(host: Host) -> Executor:
+    return Executor(
+        "r0",
+        fence_of(host.config, "r0", host.paths),
+        Guards(host.paths, "r0", 0),
+        Services(host.config.resources["r0"], host.paths),
+        paths=host.paths,
+        claim=Claim,
+        incarnation=Incarnation(host.config, "r0", host.paths),
+    )
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("kind", [Kind.TAKE_SOLO, Kind.RECORD_PROMOTION])
+def test_what_nobody_has_judged_yet_is_judged_before_it_claims(n1: Host, there: Path, kind: Kind) -> None:
+    """The store has just come back: the answer that the policy goes by is the former one."""
+    stored(there, 9)
+    n1.together()
+    executor, action = executor_of(n1), Action(kind, "F6", "", 5.0)
+    mark(n1.paths, "r0", Unjudged((Local(9, False),)))
+    assert executor.run(action).verdict is Verdict.DONE
+    mark(n1.paths, "r0", Unjudged((Local(3, False),)))
+    outcome = executor.run(action)
+    assert outcome.verdict is Verdict.UNAVAILABLE
+    assert "incarnation 3, the store has 9" in outcome.text
+
+
 def test_nobody_else_touches_the_meta_data_meanwhile(n1: Host) -> None:
     one, other = (Incarnation(n1.config, "r0", n1.paths) for _ in range(2))
     with one.alone(), pytest.raises(Busy), other.alone():
         pytest.fail("both are alone")
     with other.alone():
         assert n1.paths.attaching("r0").exists()
+
+
+@pytest.mark.spawns
+def test_nothing_is_attached_while_another_program_is_at_it(n1: Host, machine: Machine, there: Path) -> None:
+    up = Action(Kind.UP, "up", "", 5.0)
+    with Incarnation(n1.config, "r0", n1.paths).alone():
+        outcome = executor_of(n1).run(up)
+    assert outcome.verdict is Verdict.FAILED
+    assert "works on the meta-data" in outcome.text
+    assert (machine.told("drbdadm"), machine.told("drbdmeta")) == ([], [])
+    there.write_text("no JSON")
+    outcome = executor_of(n1).run(up)
+    assert (outcome.verdict, "not counted" in outcome.text) == (Verdict.DONE, True), "it is told, and goes on"
 
 
 # --- the agent ---
@@ -305,6 +412,8 @@ def test_the_agent_judges_later_what_it_attached_without_the_store(
         running.until("it says why", lambda: "incarnation 3, the store has 9" in str(running.status()["waiting"]))
         assert running.status()["rule"] == "F9"
         assert handlers.ask_agent("r0", str(n1.paths.socket)) not in (3, 4, 7)
+        machine.say("change device name:r0 volume:0 minor:0 disk:Diskless\n")
+        running.until("there is nothing to judge", lambda: not running.status()["unjudged"])
         running.agent.log.drain(5.0)
     finally:
         gone.undo()
@@ -344,107 +453,5 @@ def test_primary_is_refused_with_the_reason(
         assert r0.main("r0", ["primary"], n1.paths) == 1
     finally:
         running.stop()
-    assert "incarnation 3, the store has 9" in capsys.readouterr().err
-
-
-# --- what a person decides ---
-
-
-@pytest.mark.spawns
-def test_what_cannot_be_done_is_told(
-    n1: Host, machine: Machine, there: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stored(there, 9)
-    machine.meta(marked(3))
-    monkeypatch.setattr(restored_replica, "typed", interrupted)
-    assert decide(n1, "--discard") == 130
-    monkeypatch.undo()
-    n1.paths.run.rename(n1.paths.run.with_name("elsewhere"))
-    n1.paths.run.write_text("in the way")
-    assert decide(n1, "--discard") == 1
-    assert "not done" in capsys.readouterr().err
-
-
-def interrupted(*_: object) -> bool:
-    raise KeyboardInterrupt
-
-
-def decide(host: Host, *words: str, confirm: str = "r0") -> int:
-    return cli.main(["restored-replica", "r0", *words, "--confirm", confirm], host.paths)
-
-
-@pytest.mark.spawns
-def test_discarded_it_is_new_and_known(
-    n1: Host, machine: Machine, there: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stored(there, 9)
-    machine.meta(marked(3))
-    mark(n1.paths, "r0", Unjudged((Local(3, False),)))
-    assert decide(n1, "--discard") == 0
-    assert unjudged(n1.paths, "r0") is None
-    assert "is lost" in capsys.readouterr().out
-    assert machine.told("drbdadm") == ["create-md --force r0"]
-    assert on_disk(machine) == marked(9)
-    assert (n1.decisions()[-1]["rule"], n1.decisions()[-1]["action"]) == ("F9", "discard the replica")
-    assert count(n1) == ("", "")
-    assert on_disk(machine) == marked(10)
-
-
-@pytest.mark.spawns
-def test_trusted_it_counts_as_the_last_one(n1: Host, machine: Machine, there: Path) -> None:
-    stored(there, 9)
-    machine.meta(marked(3))
-    mark(n1.paths, "r0", Unjudged((Local(3, False),)))
-    assert decide(n1, "--trust", "--reason", "n2 burnt down") == 0
-    assert unjudged(n1.paths, "r0") is None
-    assert on_disk(machine) == marked(9)
-    last = n1.decisions()[-1]
-    assert (last["rule"], last["outcome"], last["why"]) == ("F9", "incarnation 3 counts as 9", "n2 burnt down")
-    assert count(n1) == ("", "")
-
-
-@pytest.mark.spawns
-def test_what_need_not_be_trusted_is_not_touched(
-    n1: Host, machine: Machine, there: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stored(there, 9)
-    machine.meta(marked(9))
-    assert decide(n1, "--trust", "--reason", "x") == 0
-    assert "nothing was changed" in capsys.readouterr().out
-    assert machine.told("drbdmeta") == []
-
-
-@pytest.mark.spawns
-@pytest.mark.parametrize("words", [["--discard"], ["--trust", "--reason", "x"]])
-def test_what_is_attached_or_not_confirmed_stays(
-    n1: Host, machine: Machine, there: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(restored_replica, "IN_USE_S", 0.1)
-    stored(there, 9)
-    machine.meta(marked(3))
-    assert decide(n1, *words, confirm="n1") == 2
-    n1.together()
-    assert decide(n1, *words) == 1
-    n1.paths.proc_drbd.write_text(DRBD_EMPTY)
-    with Incarnation(n1.config, "r0", n1.paths).alone():
-        assert decide(n1, *words) == 1
-    assert (machine.told("drbdadm"), machine.told("drbdmeta")) == ([], [])
-
-
-@pytest.mark.spawns
-def test_the_only_replica_with_every_write_is_not_discarded(
-    n1: Host, machine: Machine, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fence_of(n1.config, "r0", n1.paths).take()
-    assert decide(n1, "--discard") == 1
-    assert "drbd-fence steal" in capsys.readouterr().err
-    assert machine.told("drbdadm") == []
-
-
-@pytest.mark.spawns
-def test_nothing_is_trusted_without_a_reason_or_the_store(n1: Host, machine: Machine, there: Path) -> None:
-    machine.meta(marked(3))
-    assert decide(n1, "--trust") == 2
-    there.write_text("no JSON")
-    assert decide(n1, "--trust", "--reason", "x") == 1
-    assert on_disk(machine) == marked(3)
+    complaints = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("{")]
+    assert "incarnation 3, the store has 9" in "".join(complaints), "the command says so, not only the agent's log"

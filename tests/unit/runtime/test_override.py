@@ -11,6 +11,7 @@ import pytest
 from hapair import fence_cli, override, proc, r0
 from hapair.fence.site import fence_of
 from hapair.fencing import Fence, Held, no_guard
+from hapair.incarnation import Local, Unjudged, mark
 from hapair.lock import LockRecord, LockState
 
 from .conftest import Host
@@ -140,6 +141,8 @@ def test_a_script_must_confirm_and_give_a_reason(n2: Host, monkeypatch: pytest.M
         ("Inconsistent", "not whole (Inconsistent)"),
         ("Diskless", "not whole (Diskless)"),
         ("tombstone", "this disk failed once"),
+        ("unjudged", "F9: the store has not answered yet"),
+        ("put back", "F9: older than the one attached last"),
         ("no module", "start hapair-agent first"),
     ],
 )
@@ -150,6 +153,10 @@ def test_what_may_not_be_overridden(n2: Host, state: str, said: str, capsys: pyt
         n2.alone("Primary")
     elif state == "tombstone":
         n2.paths.tombstone("r0").write_text("")
+    elif state == "unjudged":
+        mark(n2.paths, "r0", Unjudged((Local(3, False),)))
+    elif state == "put back":
+        mark(n2.paths, "r0", Unjudged((Local(3, False),), "F9: older than the one attached last"))
     elif state == "no module":
         n2.paths.proc_drbd.unlink()
     else:

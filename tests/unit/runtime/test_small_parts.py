@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import hapair
@@ -165,3 +166,18 @@ def test_what_is_mounted(tmp_path: Path) -> None:
     assert not Services(RESOURCE, paths).mounted()
     mountinfo.write_text("50 1 0:40 / /r0 rw shared:1 - btrfs /dev/drbd0 rw\n")
     assert Services(RESOURCE, paths).mounted()
+
+
+@pytest.mark.spawns
+def test_a_hook_of_the_recipe_does_not_have_the_agents_priority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for the scripts of hooks.d (test_hooks.py)."""
+    hook = tmp_path / "actions/post-up"
+    hook.parent.mkdir()
+    hook.write_text(f"#!/bin/sh\nnice >{tmp_path}/nice\n")
+    hook.chmod(0o755)
+    before = os.nice(0)
+    monkeypatch.setattr(os, "nice", lambda _: -5)
+    assert Services(replace(RESOURCE, mount=str(tmp_path)), Paths(tmp_path))._hook(hook.name) == ""
+    assert int((tmp_path / "nice").read_text()) == before + 5

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hapair.actions import Action, Kind, Outcome, Verdict
 from hapair.fencing import no_guard
-from hapair.memory import Wish
+from hapair.lock import LockRecord, LockState, after, first
+from hapair.memory import Memory, Seen, Wish, answered, begin
 from hapair.override import wait_s
+from hapair.states import Settings
 
 from .model_node import Lane, Node
 from .model_store import MemoryStore
@@ -92,3 +96,30 @@ def test_an_agent_that_died_after_its_hand_over_stays_and_says_so(world: World) 
     assert world.store.record.owner == "uuid-n1"
     world.write()
     assert owner.data >= world.acknowledged
+
+
+@pytest.mark.parametrize("kind", [Kind.WATCH_LOCK, Kind.JUDGE])
+@pytest.mark.parametrize("verdict", [Verdict.DONE, Verdict.UNAVAILABLE, Verdict.FAILED])
+def test_what_goes_on_beside_the_rest_puts_nothing_off_and_clears_no_trouble(kind: Kind, verdict: Verdict) -> None:
+    site = Settings("r0", "uuid-n1", "uuid-n2", "n2", True, TIMES)
+    memory = replace(begin(0.0), trouble="drbdadm primary failed", retry_at=3.0)
+    made = answered(memory, Outcome(Action(kind, "F8", "", 1.0), verdict, 1.0, "away"), site, 2.0)
+    assert (made.trouble, made.retry_at) == ("drbdadm primary failed", 3.0)
+
+
+def test_an_answer_that_a_later_version_overtook_is_no_news() -> None:
+    """Two questions may be under way: an old SHARED, told late, must not hide that the lock is the peer's."""
+    site = Settings("r0", "uuid-n1", "uuid-n2", "n2", True, TIMES)
+    shared = first("r0", me="uuid-n1", attempt_id="a", time=1.0, epoch=4)
+    stolen = after(shared, LockState.SOLO, owner="uuid-n2", writer="uuid-n2", attempt_id="b", time=2.0)
+
+    def told(memory: Memory, kind: Kind, began: float, record: LockRecord | None) -> LockRecord | None:
+        verdict = Verdict.UNAVAILABLE if record is None else Verdict.DONE
+        made = answered(memory, Outcome(Action(kind, "F8", "", 1.0), verdict, began, "", record), site, 10.0)
+        assert made.lock is not None
+        return made.lock.record
+
+    known = replace(begin(0.0), lock=Seen(5.0, stolen))
+    assert told(known, Kind.READ_LOCK, 4.0, shared) == stolen
+    assert told(known, Kind.WATCH_LOCK, 6.0, stolen) == stolen
+    assert told(known, Kind.READ_LOCK, 6.0, None) is None, "unknown is an answer"

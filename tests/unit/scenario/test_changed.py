@@ -66,5 +66,6 @@ def test_a_node_gets_the_change_and_a_new_agent(tmp_path: Path) -> None:
     assert read(node.files[ARCHIVE], "lock.py") != read(ARCHIVES, "lock.py")
     synced, killed, answers = node.ran
     assert (synced, "--signal=KILL" in killed, "hapair status" in answers) == ("sync", True, True)
+    assert "until systemctl kill " in killed, "the agent may be about to start"
     with pytest.raises(HapairError, match=r"lock\.py has 0 times"):
         ProgramFaults(lab, History()).change("n1", defects.IGNORES_SOLO)

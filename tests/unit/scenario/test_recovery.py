@@ -44,6 +44,9 @@ def test_a_container_may_answer_before_lxd_says_that_it_is_up() -> None:
     found = measured(early.add(13.5, "n2", "unit", unit="r0lxd.service", change="Started"))
     assert found is not None
     assert [found.lxd_s, found.container_s] == pytest.approx([0.81, 0.0])
+    found = measured(takeover().add(12.5, "probe", "id", boot="boot-n2"))
+    assert found is not None
+    assert [found.lxd_s, found.container_s] == pytest.approx([0.3, 0.0]), "it is up before that write, too"
 
 
 def test_a_takeover_that_idles_is_red_and_says_what_it_is_made_of() -> None:

@@ -163,6 +163,24 @@ def test_a_pair_that_was_left_well_goes_to_the_next_scenario_and_no_other(run: R
     assert [one["verdict"] for one in run.scenarios()] == ["valid", "valid", "valid", "invalid", "valid"]
 
 
+PLANTED_TWICE = """
+import pytest
+
+@pytest.mark.planted("I1")
+def test_in_vain(scene, client):
+    client.write(1)
+
+@pytest.mark.planted("I1")
+def test_next(scene, client):
+    assert scene.lab.log.count("reset") == 1
+    client.write(1, lost=True)
+"""
+
+
+def test_a_pair_with_a_planted_fault_goes_to_no_other_even_if_nothing_came_of_it(run: Run) -> None:
+    run(PLANTED_TWICE, "-m", "planted").assert_outcomes(passed=1, failed=1)
+
+
 LONG = "import pytest\n\n@pytest.mark.long\ndef test_slow(scene, client): client.write(3)\n" + GOOD
 
 

@@ -185,6 +185,12 @@ def test_a_violation_ends_the_wait_for_healing(stage: Stage) -> None:
         scene.wait_healed(limit_s=30)
 
 
+def test_a_disk_that_is_whole_again_may_claim_on_its_own_node_only(stage: Stage) -> None:
+    stage.scene.clear_tombstone("n2")
+    assert stage.pair.lab.nodes["n2"].ran == ["hapair clear-tombstone r0"]
+    assert stage.pair.lab.nodes["n1"].ran == []
+
+
 def test_the_same_seed_gives_the_same_dice(tmp_path: Path) -> None:
     (tmp_path / "lab").mkdir()
     pair, _ = ready(tmp_path / "lab")

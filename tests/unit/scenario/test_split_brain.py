@@ -38,6 +38,17 @@ def test_policies_go_to_both_nodes_and_drbd_takes_them_up(pair: FakePair, scene:
         assert node.ran == ["drbdadm adjust r0"]
 
 
+def test_the_sites_own_policies_are_back_for_the_next_scenario(pair: FakePair, scene: Scene) -> None:
+    split_brain.set_policies(scene, {})
+    own = {name: pair.lab.nodes[name].files["/etc/drbd.d/r0.res"] for name in ("n1", "n2")}
+    with split_brain.policies(scene, {"zero_primaries": "discard-zero-changes"}):
+        for name, before in own.items():
+            assert pair.lab.nodes[name].files["/etc/drbd.d/r0.res"] != before
+    for name, before in own.items():
+        assert pair.lab.nodes[name].files["/etc/drbd.d/r0.res"] == before
+        assert pair.lab.nodes[name].ran[-1] == "drbdadm adjust r0"
+
+
 def test_an_agent_is_stopped_without_leaving_and_started_again_whatever_happens(pair: FakePair, scene: Scene) -> None:
     node = pair.lab.nodes["n2"]
     with pytest.raises(TimedOut), split_brain.agents_stopped(scene, "n2"):
