@@ -109,3 +109,14 @@ def no_flushes(scene: Scene) -> None:
         minor = scene.pair.site.resources[scene.place.resource].minor
         scene.lab.nodes[node].run(["drbdsetup", "disk-options", f"{minor}", *options], limit_s=LIMIT_S)
     scene.lab.nodes[active].run(["mount", "-o", "remount,nobarrier", scene.place.mount], limit_s=LIMIT_S)
+
+
+def stall(scene: Scene, node: str, peer: str) -> None:
+    """Let a node stand still until its peer has lost it, as one does whose kernel has slept through an interrupt."""
+    mark = scene.history.mark()
+    scene.lab.nodes[node].freeze()
+    try:
+        scene.wait_peer_lost(peer, since=mark)
+    finally:
+        scene.lab.nodes[node].thaw()
+    scene.wait_connected(peer, since=mark)

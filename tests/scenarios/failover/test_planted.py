@@ -11,6 +11,7 @@ from tests.scenarios.failover.test_power_loss_active import test_power_loss_acti
 from tests.scenarios.failover.test_power_loss_both import test_power_loss_both as power_loss_both
 from tests.scenarios.failover.test_power_loss_standby import test_power_loss_standby as power_loss_standby
 from tests.scenarios.failover.test_reboot_active import test_reboot_active as reboot_active
+from tests.scenarios.failover.test_steady import steady
 from tests.scenarios.failover.test_switchovers import switch_over
 from tests.scenarios.failover.test_unlike_nodes import test_unlike_nodes as unlike_nodes
 from tests.scenarios.fencing import defects
@@ -72,3 +73,10 @@ def test_planted_no_gate(scene: Scene) -> None:
     """Nodes that are not alike, and a switchover asks nobody for that: it stops the services."""
     scene.programs.change(scene.roles()[0], defects.HANDS_OVER_TO_ANYONE)
     unlike_nodes(scene)
+
+
+@pytest.mark.planted("I6", "scenario")
+def test_planted_stall(scene: Scene) -> None:
+    """test_steady, and the standby stands still for so long that DRBD gives it up; no fault is announced."""
+    active, standby = scene.roles()
+    steady(scene, 5.0, lambda: plants.stall(scene, standby, active))
