@@ -141,7 +141,7 @@ def _whole(config: pytest.Config) -> Share:
     seed = given if given is not None else random.SystemRandom().randrange(1 << 31)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     folder = config.getoption("--run-dir") or PROJECT / "out" / "runs" / stamp
-    return Share(seed, str(folder), config.getoption("--lab"))
+    return Share(seed, str(Path(folder).absolute()), config.getoption("--lab"))
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks how many workers it shall start
@@ -163,6 +163,7 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"hapair: provider {run.provider}, seed {run.seed}, run in {run.folder}"
 
 
+@pytest.hookimpl(trylast=True)  # what -k and -m leave out is nobody's concern
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave planted faults and long scenarios out unless they are asked for, and bound every scenario."""
     asked = "planted" in (config.option.markexpr or "")
