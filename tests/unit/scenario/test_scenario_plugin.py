@@ -191,6 +191,7 @@ def test_a_long_scenario_is_named_and_left_out_unless_it_is_asked_for(run: Run) 
     done = run(LONG, "--long")
     done.assert_outcomes(passed=2)
     assert "left out" not in done.stdout.str()
+    assert "left out" not in run(LONG, "-k", "good").stdout.str()
 
 
 SHARED = (
