@@ -113,7 +113,9 @@ def test_tar_holds_the_same(tmp_path: Path) -> None:
             "etc/b": (0o600, 0, 0, MTIME_S, ""),
             "etc/x/off": (0o777, 0, 0, MTIME_S, "/dev/null"),
         }
-        archive.extractall(tmp_path / "root", filter="tar")
+        # Not as an argument: Debian 12's Python 3.11.2 has no filters, and newer ones want to be told.
+        archive.extraction_filter = lambda member, _: member
+        archive.extractall(tmp_path / "root")  # noqa: S202 - an archive of our own
     assert content(tmp_path / "root") == {"etc/a": b"one\n", "etc/b": b"two\n", "etc/x/off": "/dev/null"}
 
 
