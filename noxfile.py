@@ -69,9 +69,20 @@ def lint(session: nox.Session) -> None:
 @nox.session(tags=["fast"])
 def unit(session: nox.Session) -> None:
     """Unit tests: no node, no network, and processes only where a test is marked for them."""
+    _in_workers(session, "not thorough")
+
+
+@nox.session(tags=["fast"])
+def thorough(session: nox.Session) -> None:
+    """The unit tests that take seconds each: walks of the protocol's model, races, artifacts that are compiled."""
+    _in_workers(session, "thorough")
+
+
+def _in_workers(session: nox.Session, marked: str) -> None:
     # A third of their time is spent waiting: for processes, for the disk, for time limits.
     workers = (f"--numprocesses={max(2, 3 * len(os.sched_getaffinity(0)) // 2)}", "--dist=worksteal")
-    _run(session, "pytest", *workers, "--junitxml=out/junit-unit.xml", "tests/unit", *session.posargs)
+    report = f"--junitxml=out/junit-{session.name}.xml"
+    _run(session, "pytest", *workers, report, "-m", marked, "tests/unit", *session.posargs)
 
 
 @nox.session(default=False)

@@ -132,11 +132,13 @@ def looked(memory: Memory, kernel: Kernel, now: float) -> Memory:
         memory = replace(memory, peer_served=False, takeover=True)
     alone = kernel.role is Role.PRIMARY and not kernel.peer_current
     no_data = kernel.role is Role.PRIMARY and kernel.connection is not Connection.CONNECTED and not kernel.data_good
-    memory = replace(
-        memory,
-        alone_since=_since(memory.alone_since, now) if alone else None,
-        no_data_since=_since(memory.no_data_since, now) if no_data else None,
-    )
+    alone_since = _since(memory.alone_since, now) if alone else None
+    no_data_since = _since(memory.no_data_since, now) if no_data else None
+    # A copy of this many fields takes a good part of a decision.
+    if (alone_since, no_data_since) != (memory.alone_since, memory.no_data_since):
+        memory = replace(memory, alone_since=alone_since, no_data_since=no_data_since)
+    if not changed:
+        return memory
     return replace(memory, role=kernel.role, peer_role=kernel.peer_role)
 
 

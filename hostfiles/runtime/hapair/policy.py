@@ -135,9 +135,13 @@ def _remember(memory: Memory, spoken: tuple[Reaction, ...], now: float) -> Memor
         wake_at = _earliest(wake_at, reaction.wake_at)
     if not spoken:
         since = now if memory.waiting else memory.waiting_since
+        if (memory.wake_at, memory.rule, memory.waiting) == (None, "", ""):
+            return memory
         return replace(memory, wake_at=wake_at, rule="", waiting="", waiting_since=since)
     # What is being done tells more than what is waited for.
     said = next((reaction for reaction in spoken if reaction.steps), spoken[0])
+    if (memory.wake_at, memory.rule, memory.waiting) == (wake_at, said.rule, said.why):
+        return memory
     since = memory.waiting_since if said.why == memory.waiting else now
     return replace(memory, wake_at=wake_at, rule=said.rule, waiting=said.why, waiting_since=since)
 

@@ -16,7 +16,7 @@ from lab.check.policy import Except, Target
 from lab.errors import BadInput, HapairError
 from tests.unit.check.conftest import EPOCH, RESULT, Artifact, Silent, build, lenient
 
-pytestmark = pytest.mark.spawns
+pytestmark = [pytest.mark.spawns, pytest.mark.thorough]
 
 
 def test_a_sound_artifact_passes_as_folder_and_as_archive(artifact: Artifact) -> None:

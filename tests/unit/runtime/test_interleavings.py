@@ -12,6 +12,8 @@ from hapair.states import Connection, Disk, Role
 from .test_world import serving_pair
 from .world import World
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from hapair.fence.site import fence_of
 from hapair.fencing import Answer, Fence, Held, no_guard
 
 from .conftest import Host
+
+pytestmark = pytest.mark.thorough
 
 ROUNDS = 80
 

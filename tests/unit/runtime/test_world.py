@@ -15,6 +15,8 @@ from hapair.states import Disk, Role
 from .model_store import Broken
 from .world import TIMES, World
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:

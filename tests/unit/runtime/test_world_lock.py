@@ -18,6 +18,8 @@ from .model_store import MemoryStore
 from .test_world import serving_pair
 from .world import TIMES, World
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:

@@ -14,6 +14,8 @@ from .model_store import Broken
 from .test_world import heal, serving_pair
 from .world import World
 
+pytestmark = pytest.mark.thorough
+
 WALKS = 25
 
 
