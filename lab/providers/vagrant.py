@@ -21,7 +21,7 @@ from lab.providers.supervisor import PLAN
 if TYPE_CHECKING:
     import vagrant
 
-HOME, DOTFILES, LOG = "vagrant-home", "vagrant", "vagrant.log"
+HOME, DOTFILES, LOG, COMPLAINTS = "vagrant-home", "vagrant", "vagrant.log", "vagrant.err"
 ANSWER_S = 5.0
 BORROWED = ("gems", "plugins.json", "rgloader", "setup_version", "insecure_private_key")
 """What a Vagrant home takes from the user's: the installed plugins and what belongs to them."""
@@ -92,15 +92,17 @@ def _vagrant(folder: Path) -> vagrant.Vagrant:
     # Not before it is needed: where Vagrant is not installed, importing it prints a complaint, whatever the command.
     import vagrant  # noqa: PLC0415 - see above
 
-    log = vagrant.make_file_cm(str(folder / LOG), mode="a")
+    # Apart from the rest, which is read while more of it comes: why Vagrant ended would stand anywhere in between.
+    complaints = vagrant.make_file_cm(str(folder / COMPLAINTS), mode="w")
     return vagrant.Vagrant(
-        root=str(paths.PROJECT), env=proc.environment(environment(folder)), err_cm=log, quiet_stderr=False
+        root=str(paths.PROJECT), env=proc.environment(environment(folder)), err_cm=complaints, quiet_stderr=False
     )
 
 
 def _failed(folder: Path, what: str) -> HapairError:
-    lines = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
-    said = "\n  ".join(line for line in lines[-30:] if "rubygems" not in line and "vendor_ruby" not in line)
+    told = [file.read_text(errors="replace") for name in (LOG, COMPLAINTS) if (file := folder / name).exists()]
+    kept = ([line for line in text.splitlines() if line.strip()][-30:] for text in told)
+    said = "\n  ".join(line for lines in kept for line in lines if "rubygems" not in line and "vendor_ruby" not in line)
     hint = next((cure for pattern, cure in EXPLAINED if pattern.search(said)), "")
     if not hint:  # Vagrant may end without a word of it when its daemon does
         hint = "see what it says above" if _answers(folder) else DIED

@@ -28,6 +28,7 @@ from lab.providers.kvm import Outcome, Verdict
 from lab.providers.plan import FILES, Artifacts, make_plan, with_machines
 from lab.providers.provision import AGENT, without_agent
 from lab.providers.vm import SNAPSHOT, VirtualMachine
+from tests.fakes.programs import Fakes
 from tests.unit.hosts import sites
 from tests.unit.hosts.sites import example_site
 
@@ -358,6 +359,15 @@ def test_a_failure_of_vagrant_comes_with_its_cure(
     (tmp_path / vagrant.LOG).write_text(f"==> n1: Starting domain.\n{said}\n")
     failure = vagrant._failed(tmp_path, "vagrant up")
     assert said.splitlines()[0] in failure.message and cure in failure.hint
+
+
+@pytest.mark.spawns
+def test_what_vagrant_says_last_is_what_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fakes: Fakes) -> None:
+    monkeypatch.setattr(libvirt, "virsh", lambda *_, **__: "qemu:///system")
+    (tmp_path / libvirt.URI_FILE).write_text("qemu:///system?socket=/s")
+    fakes.add("vagrant", script="for i in $(seq 100); do echo $i; done; echo 'no virtlogd' >&2; exit 1")
+    with pytest.raises(HapairError, match="no virtlogd"):
+        vagrant.up(tmp_path, lambda _: None)
 
 
 def test_a_vagrant_that_ends_without_a_word_because_its_daemon_has_gone_says_so(
