@@ -6,6 +6,7 @@ Sessions run in the environment that ./dev makes, with the tools that requiremen
 import os
 import re
 import shutil
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,9 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "none"
 nox.options.error_on_missing_interpreters = False
+
+# As Ctrl-C, or what a session has started would go on alone.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 TOOLS = Path(sys.executable).parent
 CLEAN_UP_S = 60.0

@@ -19,6 +19,11 @@ from lab.scenario.verdict import Outcome, Verdict
 AUTO = 2
 """Pairs on two cores or more: one of User-Mode Linux waits half of the time, for time limits and its own nodes."""
 MAX_PAIRS = 8
+ALONE = (
+    *("--keep", "--shell-on-failure", "--pdb", "--trace"),
+    *("--collect-only", "--fixtures", "--setup-only", "--setup-plan", "--setup-show"),
+)
+"""Options of a person who looks on."""
 OURS = "hapair"
 """The name of what is ours among what pytest-xdist carries between its processes."""
 
@@ -52,7 +57,7 @@ def choose(config: pytest.Config, site: Callable[[], Site]) -> None:
     if is_worker(config):
         return
     asked = str(config.getoption("--pairs"))
-    alone = [name for name in ("--keep", "--shell-on-failure", "--collect-only", "--pdb") if config.getoption(name)]
+    alone = [name for name in ALONE if config.getoption(name)]
     if asked == "auto":
         chosen = alone or config.option.keyword  # who names a scenario seldom means many
         count = 1 if chosen else auto(config.getoption("--provider"), site)
@@ -103,6 +108,11 @@ def tell(config: pytest.Config, left_out: list[str]) -> None:
 def left_out(worker: Worker) -> list[str]:
     """Return what a worker told that it left out; nothing of one that died."""
     return list(getattr(worker, "workeroutput", {}).get(OURS, ()))
+
+
+def lab_of(worker: Worker) -> str:
+    """Return the name of the lab that a worker was given."""
+    return Share(**worker.workerinput[OURS]).lab
 
 
 def packed(drawn: Result, about: About, command: str) -> str:

@@ -14,6 +14,8 @@ import inspect
 import random
 import shlex
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +67,8 @@ class Run:
         """Wall time at which the last scenario on this pair ended; 0: none has begun since it was made new."""
         self.left_out: list[str] = []
         """Scenarios that are left out only because they take long."""
+        self.orphans: list[str] = []
+        """Labs of workers that died."""
 
     def folder_of(self, name: str) -> Path:
         """Return a new folder for one attempt at a scenario."""
@@ -80,9 +84,11 @@ class Run:
             self.file.add(about)
 
     @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
-    def pytest_testnodedown(self, node: pairs.Worker) -> None:
-        """Take from a worker what it left out."""
+    def pytest_testnodedown(self, node: pairs.Worker, error: object) -> None:
+        """Take from a worker what it left out, or note that it died."""
         self.left_out = pairs.left_out(node) or self.left_out
+        if error:
+            self.orphans.append(pairs.lab_of(node))
 
 
 RUN = pytest.StashKey[Run]()
@@ -121,6 +127,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "planted(*invariants, may=()): a planted fault that turns exactly these red, and may turn those red"
     )
+    if threading.current_thread() is threading.main_thread():
+        # As Ctrl-C: whoever ends a session wants its labs gone, too.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     provider = config.getoption("--provider")
     if provider not in PROVIDERS:
         raise pytest.UsageError(f"unknown provider {provider!r}; there is {', '.join(PROVIDERS)}")
@@ -204,9 +213,17 @@ def rig(request: pytest.FixtureRequest, run: Run, site: Site, ready: Ready) -> I
     name = run.share.lab
     with pair.reserved(name):
         shown = log.silent() if run.share.part else log.steps(f"Bringing up the pair ({run.provider})")
-        with uncaptured(request.config), shown as progress:
-            made = ready.artifacts
-            up = pair.bring_up(name, site, made, progress, seed_number=run.seed, hypervisor=ready.hypervisor)
+        # One that is there may have been played with.
+        run.usable = not pair.folder_of(name).exists()
+        try:
+            with uncaptured(request.config), shown as progress:
+                made = ready.artifacts
+                up = pair.bring_up(name, site, made, progress, seed_number=run.seed, hypervisor=ready.hypervisor)
+        except HapairError as error:
+            if run.share.part:
+                # Or this worker would take scenario after scenario from the others, and fail each at once.
+                request.session.shouldstop = f"the lab {name} does not come up: {error.message}"
+            raise
         yield Rig(up, lambda: pair.reset(up, log.silent()))
         if not request.config.getoption("--keep"):
             pair.destroy(name)
@@ -355,6 +372,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     run = config.stash[RUN]
     if run.left_out:
         terminalreporter.line(f"left out without --long: {', '.join(run.left_out)}")
+    for name in run.orphans:
+        terminalreporter.line(f"what played on the lab {name} died, and scenarios were not played; remove the lab with")
+        terminalreporter.line(f"    ./dev invoke lab.destroy --name {name}")
     if run.report.results:
         terminalreporter.section("scenarios")
         for line in [*run.report.table(), f"run: {run.folder}", drawn_page(run.folder)]:

@@ -10,7 +10,7 @@ DEFAULT = {name for name, session in SESSIONS.items() if session.default}
 
 
 def test_default_sessions() -> None:
-    assert {"lint", "unit", "failover"} == DEFAULT
+    assert {"lint", "unit", "thorough", "failover"} == DEFAULT
 
 
 def test_every_session_has_a_docstring() -> None:

@@ -228,9 +228,30 @@ def test_two_pairs_share_the_scenarios_and_leave_one_run(run: Run) -> None:
     assert [p.get("value") for p in shown if p.get("name") == "verdict"].count("valid") == 4
 
 
+DIES = (
+    GOOD
+    + """
+import os
+
+def test_dies(scene, client):
+    os._exit(9)
+"""
+)
+
+
+@pytest.mark.spawns
+def test_a_worker_that_dies_leaves_its_labs_name(run: Run) -> None:
+    done = run(DIES, "--pairs", "2", "--lab", "lab-of-test")
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    done.stdout.re_match_lines(
+        [r"what played on the lab lab-of-test(-2)? died, .*", r".*lab.destroy --name lab-of-test"]
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        (["--pairs", "2", "--setup-plan"], "--pairs 2 and --setup-plan do not go together"),
         (["--pairs", "0"], "--pairs 0: give a number from 1 to 8, or auto"),
         (["--pairs", "many"], "--pairs many: give a number from 1 to 8, or auto"),
         (["--pairs", "2", "--keep"], "--pairs 2 and --keep do not go together"),
