@@ -18,6 +18,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -211,11 +212,12 @@ def rig(request: pytest.FixtureRequest, run: Run, site: Site, ready: Ready) -> I
     `ready` (all that nodes are made of) is a fixture of the tests' own conftest.
     """
     name = run.share.lab
-    with pair.reserved(name):
-        shown = log.silent() if run.share.part else log.steps(f"Bringing up the pair ({run.provider})")
-        # One that is there may have been played with.
-        run.usable = not pair.folder_of(name).exists()
+    shown = log.silent() if run.share.part else log.steps(f"Bringing up the pair ({run.provider})")
+    with ExitStack() as held:
         try:
+            held.enter_context(pair.reserved(name))
+            # One that is there may have been played with.
+            run.usable = not pair.folder_of(name).exists()
             with uncaptured(request.config), shown as progress:
                 made = ready.artifacts
                 up = pair.bring_up(name, site, made, progress, seed_number=run.seed, hypervisor=ready.hypervisor)

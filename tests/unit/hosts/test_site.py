@@ -101,6 +101,7 @@ def wrong(value: object) -> list[object]:
     return [["x"], None, -1 if isinstance(value, dict) else {"x": "two words"}]
 
 
+@pytest.mark.thorough
 def test_every_single_corruption_of_the_example(tmp_path: Path) -> None:
     for where in mappings(example()):
         must_refuse(tmp_path, put(example(), (*where, "bogus"), 1), (*where, "bogus"))

@@ -11,7 +11,7 @@ from hapair.incarnation import Incarnation, Local, Unjudged, mark, unjudged
 
 from .conftest import Host
 from .fakes import Machine
-from .test_incarnation import DISKLESS, DRBD_EMPTY, before_drbd, count, decide, marked, on_disk, stored
+from .replica import DISKLESS, DRBD_EMPTY, before_drbd, count, decide, marked, on_disk, stored
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ class Writer(threading.Thread):
 
 
 @pytest.mark.spawns
+@pytest.mark.thorough
 def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
     chance = random.Random(int(os.environ.get("HAPAIR_SEED", "1")))  # noqa: S311 - nothing is kept secret with it
     answered = dict.fromkeys(OBJECTS, 0)

@@ -140,6 +140,7 @@ def test_nothing_is_loaded_and_links_stay_within_the_run(tmp_path: Path) -> None
         )
 
 
+@pytest.mark.thorough
 def test_a_history_of_an_hour_is_quick_and_small(tmp_path: Path) -> None:
     told = failover()
     for number in range(20_000):
