@@ -112,6 +112,8 @@ def fencing(session: nox.Session) -> None:
 @nox.session(tags=["lab", "slow"], default=False)
 def lifecycle(session: nox.Session) -> None:
     """A lab comes and goes, and leaves nothing on the machine: for any provider. With its planted faults."""
+    if any(option.split("=")[0] in {"--pairs", "-n", "--numprocesses"} for option in session.posargs):
+        session.error("lifecycle compares the whole machine before and after: it plays one pair at a time")
     _run(session, "pytest", "-m", "planted or not planted", "tests/scenarios/lifecycle", *session.posargs)
 
 

@@ -100,14 +100,23 @@ def given(config: pytest.Config) -> Share | None:
     return Share(**vars(config)["workerinput"][OURS]) if is_worker(config) else None
 
 
-def tell(config: pytest.Config, left_out: list[str]) -> None:
-    """Tell the process that reports what this worker left out, when pytest-xdist says that the worker has ended."""
-    vars(config)["workeroutput"][OURS] = left_out
+def tell(config: pytest.Config, left_out: list[str], found_labs: list[str]) -> None:
+    """Tell the process that reports what this worker left out and up, when pytest-xdist says that it has ended."""
+    vars(config)["workeroutput"][OURS] = {"left_out": left_out, "found_labs": found_labs}
 
 
 def left_out(worker: Worker) -> list[str]:
     """Return what a worker told that it left out; nothing of one that died."""
-    return list(getattr(worker, "workeroutput", {}).get(OURS, ()))
+    return _told(worker, "left_out")
+
+
+def found_labs(worker: Worker) -> list[str]:
+    """Return which labs a worker told that it had found and left up; none of one that died."""
+    return _told(worker, "found_labs")
+
+
+def _told(worker: Worker, what: str) -> list[str]:
+    return list(getattr(worker, "workeroutput", {}).get(OURS, {}).get(what, ()))
 
 
 def lab_of(worker: Worker) -> str:

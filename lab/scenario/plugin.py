@@ -43,6 +43,7 @@ from lab.scenario.verdict import Outcome
 if TYPE_CHECKING:
     from lab.artifacts import Ready
 
+SWITCHOVERS = 3
 TEST_LIMIT_S = 600.0  # one scenario without its set-up; every wait inside is bounded far below
 
 
@@ -70,6 +71,10 @@ class Run:
         """Scenarios that are left out only because they take long."""
         self.orphans: list[str] = []
         """Labs of workers that died."""
+        self.unplayed: list[str] = []
+        """Tests that a worker found and of which nothing was reported yet."""
+        self.found_labs: list[str] = []
+        """Labs that were there before and are left up, as they were."""
 
     def folder_of(self, name: str) -> Path:
         """Return a new folder for one attempt at a scenario."""
@@ -79,15 +84,23 @@ class Run:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write down what a scenario's report brought."""
         found = vars(report).get(pairs.OURS)
+        if report.when == "teardown" and report.nodeid in self.unplayed:
+            self.unplayed.remove(report.nodeid)
         if found is not None:
             drawn, about, self.file.command = pairs.unpacked(found)
             self.report.add(drawn)
             self.file.add(about)
 
     @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        """Note what is to be played: every worker finds the same, before any plays."""
+        self.unplayed = list(ids)
+
+    @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
     def pytest_testnodedown(self, node: pairs.Worker, error: object) -> None:
-        """Take from a worker what it left out, or note that it died."""
+        """Take from a worker what it left out and left up, or note that it died."""
         self.left_out = pairs.left_out(node) or self.left_out
+        self.found_labs += pairs.found_labs(node)
         if error:
             self.orphans.append(pairs.lab_of(node))
 
@@ -116,7 +129,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "User-Mode Linux where cores and memory are enough, else, or with -k, one",
     )
     group.addoption("--run-dir", type=Path, default=None, help="where the run is written (default out/runs/TIME)")
-    group.addoption("--switchovers", type=int, default=3, help="how many planned switchovers scenario 31 makes")
+    group.addoption("--switchovers", type=int, default=SWITCHOVERS, help="how many switchovers scenario 31 makes")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -141,7 +154,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUN] = run = Run(provider, share)
     if not share.part:
         config.pluginmanager.register(run, "hapair-run")
-    if config.option.xmlpath is None:
+    if config.option.xmlpath is None and not config.option.collectonly:
         config.option.xmlpath = str(Path(share.folder) / "junit.xml")
 
 
@@ -182,7 +195,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     run = config.stash[RUN]
     run.left_out = [item.name for item in slow if item not in left]
     if run.share.part:
-        pairs.tell(config, run.left_out)
+        pairs.tell(config, run.left_out, run.found_labs)
     left += [item for item in slow if item not in left]
     if left:
         config.hook.pytest_deselected(items=left)
@@ -217,7 +230,8 @@ def rig(request: pytest.FixtureRequest, run: Run, site: Site, ready: Ready) -> I
         try:
             held.enter_context(pair.reserved(name))
             # One that is there may have been played with.
-            run.usable = not pair.folder_of(name).exists()
+            found = pair.folder_of(name).exists()
+            run.usable = not found
             with uncaptured(request.config), shown as progress:
                 made = ready.artifacts
                 up = pair.bring_up(name, site, made, progress, seed_number=run.seed, hypervisor=ready.hypervisor)
@@ -227,7 +241,9 @@ def rig(request: pytest.FixtureRequest, run: Run, site: Site, ready: Ready) -> I
                 request.session.shouldstop = f"the lab {name} does not come up: {error.message}"
             raise
         yield Rig(up, lambda: pair.reset(up, log.silent()))
-        if not request.config.getoption("--keep"):
+        if found:
+            run.found_labs.append(name)
+        elif not request.config.getoption("--keep"):
             pair.destroy(name)
 
 
@@ -332,8 +348,16 @@ def properties(drawn: Result) -> list[tuple[str, object]]:
 
 def repeat(item: pytest.Item, run: Run) -> str:
     """Return the one command that repeats a scenario."""
-    long = " --long" if item.get_closest_marker("long") else ""
-    return f"./dev nox -s {session_of(item)} -- -k {item.name}{long} --provider {run.provider} --seed {run.seed}"
+    long = ["--long"] if item.get_closest_marker("long") else []
+    given = ["-k", item.name, *long, "--provider", run.provider, "--seed", str(run.seed), *_given(item.config)]
+    return shlex.join(["./dev", "nox", "-s", session_of(item), "--", *given])
+
+
+def _given(config: pytest.Config) -> list[str]:
+    """Return the options that change what is played and were given."""
+    values = {name: config.getoption(name) for name in ("--site", "--libvirt", "--switchovers")}
+    usual = {"--site": EXAMPLE, "--libvirt": None, "--switchovers": SWITCHOVERS}
+    return [word for name, value in values.items() if value != usual[name] for word in (name, str(value))]
 
 
 def session_of(item: pytest.Item) -> str:
@@ -348,7 +372,7 @@ def command(items: Sequence[pytest.Item], config: pytest.Config) -> str:
         return repeat(items[0], run)
     sessions = sorted({session_of(item) for item in items})
     given = [*(("-k", only) if only else ()), *(("--long",) if config.getoption("--long") else ())]
-    chosen = [*given, "--provider", run.provider, "--seed", str(run.seed)]
+    chosen = [*given, "--provider", run.provider, "--seed", str(run.seed), *_given(config)]
     return shlex.join(["./dev", "nox", "-s", *sessions, "--", *chosen])
 
 
@@ -376,6 +400,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.line(f"left out without --long: {', '.join(run.left_out)}")
     for name in run.orphans:
         terminalreporter.line(f"what played on the lab {name} died, and scenarios were not played; remove the lab with")
+        terminalreporter.line(f"    ./dev invoke lab.destroy --name {name}")
+    if run.orphans and run.unplayed:
+        terminalreporter.line(f"not played to their end: {', '.join(run.unplayed)}")
+    for name in run.found_labs:
+        terminalreporter.line(f"the lab {name} was there before and is left up; remove it with")
         terminalreporter.line(f"    ./dev invoke lab.destroy --name {name}")
     if run.report.results:
         terminalreporter.section("scenarios")

@@ -244,8 +244,54 @@ def test_a_worker_that_dies_leaves_its_labs_name(run: Run) -> None:
     done = run(DIES, "--pairs", "2", "--lab", "lab-of-test")
     assert done.ret == pytest.ExitCode.TESTS_FAILED
     done.stdout.re_match_lines(
-        [r"what played on the lab lab-of-test(-2)? died, .*", r".*lab.destroy --name lab-of-test"]
+        [
+            r"what played on the lab lab-of-test(-2)? died, .*",
+            r".*lab.destroy --name lab-of-test",
+            r"not played to their end: test_it\.py::test_dies$",
+        ]
     )
+
+
+REAL_RIG = """
+import pytest
+from types import SimpleNamespace
+
+pytest_plugins = ["lab.scenario.plugin"]
+
+@pytest.fixture(scope="session")
+def ready():
+    return SimpleNamespace(artifacts=None, hypervisor=None)
+"""
+
+
+@pytest.mark.parametrize("there_before", [True, False])
+def test_only_a_lab_that_the_session_made_is_removed_at_its_end(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there_before: bool
+) -> None:
+    lab = tmp_path / "labs" / "lab-of-test"
+    if there_before:
+        lab.mkdir(parents=True)
+    removed: list[str] = []
+    monkeypatch.setattr("lab.providers.pair.folder_of", lambda _: lab)
+    monkeypatch.setattr("lab.providers.pair.bring_up", lambda *_, **__: lab.mkdir(parents=True, exist_ok=True))
+    monkeypatch.setattr("lab.providers.pair.destroy", removed.append)
+    run.pytester.makeconftest(REAL_RIG)
+    done = run("def test_it(rig, run): assert run.usable is " + str(not there_before), "--lab", "lab-of-test")
+    done.assert_outcomes(passed=1)
+    assert removed == ([] if there_before else ["lab-of-test"])
+    assert ("lab-of-test was there before and is left up" in done.stdout.str()) is there_before
+
+
+def test_what_repeats_a_scenario_says_all_that_was_given(run: Run) -> None:
+    site = run.pytester.path / "a site.yaml"
+    site.write_bytes(EXAMPLE.read_bytes())
+    done = run(BAD, "--site", str(site), "--switchovers", "9")
+    done.stdout.fnmatch_lines([f"repeat: ./dev nox -s * -k test_bad *--seed 7 --site '{site}' --switchovers 9"])
+
+
+def test_looking_at_what_there_is_leaves_no_run_behind(run: Run) -> None:
+    run(GOOD, "--collect-only")
+    assert not run.folder.exists()
 
 
 @pytest.mark.parametrize(
