@@ -397,6 +397,7 @@ class Agent:
         self._world, self._pending = World(), b""
         try:
             self._stream = proc.stream(EVENTS)
+            proc.ahead(self._stream.pid)
         except OSError as bad:
             self._lost(f"{EVENTS[0]}: {bad}")
             return
@@ -471,6 +472,7 @@ def main(config: Config, paths: Paths) -> int:
     _lock_memory()
     sys.setswitchinterval(SWITCH_S)
     agent = Agent(config, paths)
+    agent.post(proc.ahead)  # in the loop, when all threads that carry out and read have been started
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: agent.stop())
     return agent.run()

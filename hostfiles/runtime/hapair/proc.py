@@ -52,6 +52,17 @@ def ordinary(argv: Sequence[str]) -> list[str]:
     return ["nice", "-n", str(-os.nice(0)), *argv]
 
 
+def ahead(thread: int = 0) -> None:
+    """Let a thread or process (0: the calling thread) run whenever it can, before all that is not real-time.
+
+    With the round-robin policy and the lowest of its priorities (sched(7)), as cluster software does; what is started
+    from there is ordinary again. Where that is refused (an ordinary user, a kernel with real-time groups) nothing
+    changes: the unit's nice value stays.
+    """
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(thread, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+
+
 def stream(argv: Sequence[str]) -> "Stream":
     """Start a command whose standard output is read as it comes.
 
@@ -62,10 +73,11 @@ def stream(argv: Sequence[str]) -> "Stream":
 
 
 class Stream:
-    """A running command; `fd` is its standard output, in non-blocking mode."""
+    """A running command; `fd` is its standard output, in non-blocking mode, `pid` its process."""
 
     def __init__(self, child: "subprocess.Popen[bytes]") -> None:
         self._child = child
+        self.pid = child.pid
         assert child.stdout is not None  # noqa: S101 - it was started with a pipe
         self._out: IO[bytes] = child.stdout
         self.fd = self._out.fileno()

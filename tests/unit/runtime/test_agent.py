@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import re
 import threading
 import time
@@ -16,6 +18,7 @@ import pytest
 from hapair import cli, fence_cli, handlers, proc, r0, rules, server
 from hapair.actions import Action, Kind
 from hapair.agent import Agent
+from hapair.agent import main as agent_main
 from hapair.fence.site import fence_of
 from hapair.fencing import no_guard
 from hapair.lock import LockRecord, LockState
@@ -443,3 +446,24 @@ def test_an_agent_that_needs_a_person_is_not_started_again_at_once(
         took_s = time.monotonic() - began
         assert took_s >= pause_s if socket else took_s < pause_s
     assert capsys.readouterr().err.count(said) == 2
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.skipif(os.geteuid() != 0, reason="real-time scheduling is for root only")
+def test_the_deciding_thread_and_drbds_events_are_real_time_and_no_other(n1: Host) -> None:
+    process = multiprocessing.get_context("fork").Process(target=agent_main, args=(n1.config, n1.paths))
+    process.start()
+    try:
+        wait_until("the socket is there", lambda: n1.paths.socket.exists() or None, Deadline.after(10))
+        next(server.ask(n1.paths.socket, {"op": "status"}, 5.0))
+        assert process.pid is not None
+        threads = [int(task.name) for task in Path(f"/proc/{process.pid}/task").iterdir()]
+        assert len(threads) > 4
+        real_time = os.SCHED_RR | os.SCHED_RESET_ON_FORK
+        assert [thread for thread in threads if os.sched_getscheduler(thread) == real_time] == [process.pid]
+        children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        assert [os.sched_getscheduler(child) for child in children] == [real_time]
+    finally:
+        process.terminate()
+        process.join(10)
+    assert process.exitcode == 0
