@@ -6,9 +6,10 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+# A call is written at once: programs that run side by side share the log, and one may be killed meanwhile.
 BODY = """#!/bin/sh
-for word in "$(basename "$0")" "$@"; do printf '%s\\037' "$word"; done >>{calls}
-printf '\\n' >>{calls}
+call=$(printf '%s\\037' "$(basename "$0")" "$@")
+printf '%s\\n' "$call" >>{calls}
 sleep {delay_s}
 printf '%s' {prints}
 {script}
