@@ -244,7 +244,7 @@ def attach(name: str) -> Pair:
     """
     folder = folder_of(name)
     if not (folder / INPUTS).exists() or not client.running(folder):
-        if folder.exists() and not (folder / DOWN).exists():
+        if left_behind(name):
             raise _left_behind(folder)
         state = "is down" if (folder / DOWN).exists() else "does not run"
         raise BadInput(f"the lab {name!r} {state}", f"invoke lab.up --name {name}")
@@ -375,10 +375,16 @@ def check_start(name: str, site: Site) -> None:
             f"rehearse with a copy of the site file whose store is url: http://{site.lab.third.address.ip}:8440",
         )
     folder = folder_of(name)
-    if folder.exists() and not client.running(folder) and not (folder / DOWN).exists():
+    if left_behind(name):
         raise _left_behind(folder)
     if not client.running(folder):
         _check_room(site)
+
+
+def left_behind(name: str) -> bool:
+    """Return whether the lab called `name` is neither up nor cleanly down: what ran it was killed."""
+    folder = folder_of(name)
+    return folder.exists() and not client.running(folder) and not (folder / DOWN).exists()
 
 
 def _left_behind(folder: Path) -> BadInput:

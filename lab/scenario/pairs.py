@@ -100,9 +100,13 @@ def given(config: pytest.Config) -> Share | None:
     return Share(**vars(config)["workerinput"][OURS]) if is_worker(config) else None
 
 
-def tell(config: pytest.Config, left_out: list[str], found_labs: list[str]) -> None:
-    """Tell the process that reports what this worker left out and up, when pytest-xdist says that it has ended."""
-    vars(config)["workeroutput"][OURS] = {"left_out": left_out, "found_labs": found_labs}
+def tell(config: pytest.Config, left_out: list[str], found_labs: list[str], cleared_labs: list[str]) -> None:
+    """Tell the process that reports what this worker left out and up, and removed, when it has ended."""
+    vars(config)["workeroutput"][OURS] = {
+        "left_out": left_out,
+        "found_labs": found_labs,
+        "cleared_labs": cleared_labs,
+    }
 
 
 def left_out(worker: Worker) -> list[str]:
@@ -113,6 +117,11 @@ def left_out(worker: Worker) -> list[str]:
 def found_labs(worker: Worker) -> list[str]:
     """Return which labs a worker told that it had found and left up; none of one that died."""
     return _told(worker, "found_labs")
+
+
+def cleared_labs(worker: Worker) -> list[str]:
+    """Return which labs of earlier sessions a worker told that it had removed; none of one that died."""
+    return _told(worker, "cleared_labs")
 
 
 def _told(worker: Worker, what: str) -> list[str]:

@@ -43,6 +43,8 @@ from lab.scenario.verdict import Outcome
 if TYPE_CHECKING:
     from lab.artifacts import Ready
 
+LAB = "scenarios"
+"""The lab that a session brings up unless another is named; what is called so, or so and a number, is a session's."""
 SWITCHOVERS = 3
 TEST_LIMIT_S = 600.0  # one scenario without its set-up; every wait inside is bounded far below
 
@@ -75,6 +77,8 @@ class Run:
         """Tests that a worker found and of which nothing was reported yet."""
         self.found_labs: list[str] = []
         """Labs that were there before and are left up, as they were."""
+        self.cleared_labs: list[str] = []
+        """Labs of earlier sessions that had died, removed before this one brought up its own."""
 
     def folder_of(self, name: str) -> Path:
         """Return a new folder for one attempt at a scenario."""
@@ -101,6 +105,7 @@ class Run:
         """Take from a worker what it left out and left up, or note that it died."""
         self.left_out = pairs.left_out(node) or self.left_out
         self.found_labs += pairs.found_labs(node)
+        self.cleared_labs += pairs.cleared_labs(node)
         if error:
             self.orphans.append(pairs.lab_of(node))
 
@@ -121,7 +126,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--long", action="store_true", help="with the scenarios that take minutes")
     group.addoption("--keep", action="store_true", help="leave the lab running at the end")
     group.addoption("--shell-on-failure", action="store_true", help="drop into the pair when a scenario fails")
-    group.addoption("--lab", default="scenarios", help="name of the lab to bring up")
+    group.addoption("--lab", default=LAB, help="name of the lab to bring up")
     group.addoption(
         "--pairs",
         default="1",
@@ -195,7 +200,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     run = config.stash[RUN]
     run.left_out = [item.name for item in slow if item not in left]
     if run.share.part:
-        pairs.tell(config, run.left_out, run.found_labs)
+        pairs.tell(config, run.left_out, run.found_labs, run.cleared_labs)
     left += [item for item in slow if item not in left]
     if left:
         config.hook.pytest_deselected(items=left)
@@ -229,6 +234,9 @@ def rig(request: pytest.FixtureRequest, run: Run, site: Site, ready: Ready) -> I
     with ExitStack() as held:
         try:
             held.enter_context(pair.reserved(name))
+            if request.config.getoption("--lab") == LAB and pair.left_behind(name):
+                pair.destroy(name)
+                run.cleared_labs.append(name)
             # One that is there may have been played with.
             found = pair.folder_of(name).exists()
             run.usable = not found
@@ -403,6 +411,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.line(f"    ./dev invoke lab.destroy --name {name}")
     if run.orphans and run.unplayed:
         terminalreporter.line(f"not played to their end: {', '.join(run.unplayed)}")
+    for name in run.cleared_labs:
+        terminalreporter.line(f"the lab {name} of an earlier session, which had died, was removed first")
     for name in run.found_labs:
         terminalreporter.line(f"the lab {name} was there before and is left up; remove it with")
         terminalreporter.line(f"    ./dev invoke lab.destroy --name {name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -279,6 +280,23 @@ def test_only_a_lab_that_the_session_made_is_removed_at_its_end(
     done.assert_outcomes(passed=1)
     assert removed == ([] if there_before else ["lab-of-test"])
     assert ("lab-of-test was there before and is left up" in done.stdout.str()) is there_before
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_lab_that_a_dead_session_left_is_removed_first_unless_its_name_was_given(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    lab = tmp_path / "labs" / "scenarios"
+    (lab / "of the dead").mkdir(parents=True)
+    monkeypatch.setattr("lab.providers.pair.folder_of", lambda _: lab)
+    monkeypatch.setattr("lab.providers.pair.bring_up", lambda *_, **__: lab.mkdir(parents=True, exist_ok=True))
+    monkeypatch.setattr("lab.providers.pair.destroy", lambda _: shutil.rmtree(lab))
+    run.pytester.makeconftest(REAL_RIG)
+    body = f"def test_it(rig, run): assert run.usable is {not named}"
+    done = run(body, *(("--lab", "of-a-person") if named else ()))
+    done.assert_outcomes(passed=1)
+    assert (lab / "of the dead").exists() is named
+    assert ("of an earlier session, which had died, was removed first" in done.stdout.str()) is not named
 
 
 def test_what_repeats_a_scenario_says_all_that_was_given(run: Run) -> None:
