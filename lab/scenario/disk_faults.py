@@ -1,4 +1,4 @@
-"""Faults of DRBD's disks: another table in the upper layer of device-mapper that a User-Mode Linux node puts over each.
+"""Faults of DRBD's disks: another table in the layer of device-mapper that a node of the lab puts over each.
 
 A node that restarts has whole disks again: the layers are made anew at each boot.
 """
@@ -19,7 +19,7 @@ Part = Literal["data", "meta"]
 LIMIT_S = 20.0
 READY_S = 60.0
 
-# The arguments of a table after start and length; {below} is the layer that leads to the disk
+# The arguments of a table after start and length; {below} is the disk, or what leads to it
 # (Documentation/admin-guide/device-mapper: linear, flakey with a down interval only, delay; error has no arguments).
 WHOLE = "linear {below} 0"
 FAILS = {
@@ -78,17 +78,22 @@ def hanging(faults: Faults, node: str, *, part: Part = "data", leaves: str = "")
 
 
 def _check(node: Node, part: Part) -> None:
-    if node.run(["test", "-b", f"/dev/mapper/r0-{part}-log"], limit_s=LIMIT_S, check=False).code != 0:
+    if node.run(["test", "-b", _below(part)], limit_s=LIMIT_S, check=False).code != 0:
         raise BadInput(
             f"the disks of {node.name} have no layer for faults",
-            "disks of virtual machines cannot be spoiled: take --provider uml",
+            "a lab from before there were any: destroy it, bring it up again",
         )
+
+
+def _below(part: Part) -> str:
+    """Return where the layer leads (hostfiles/lab/root/usr/lib/hapair-lab/disks)."""
+    return f"/dev/disk/by-hapair/r0-{part}-below"
 
 
 def _put(node: Node, part: Part, table: str) -> None:
     """Give the upper layer another table; what is under way goes the new way."""
     sectors = node.run(["blockdev", "--getsz", f"/dev/mapper/r0-{part}"], limit_s=LIMIT_S).text.strip()
-    there = f"0 {sectors} {table.format(below=f'/dev/mapper/r0-{part}-log')}"
+    there = f"0 {sectors} {table.format(below=_below(part))}"
     _dmsetup(node, "load", f"r0-{part}", "--table", there)
     _dmsetup(node, "suspend", "--noflush", "--nolockfs", f"r0-{part}")
     _dmsetup(node, "resume", f"r0-{part}")

@@ -142,6 +142,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose seed and folder before anything is started."""
     config.addinivalue_line("markers", "scenario(number): the scenario's number in the catalogue")
     config.addinivalue_line("markers", "long: takes minutes; left out without --long")
+    config.addinivalue_line("markers", "only(provider, why): skipped, with the reason, on nodes of another provider")
     config.addinivalue_line("markers", "spoils: leaves something that the next scenario must not meet (say what)")
     config.addinivalue_line(
         "markers", "planted(*invariants, may=()): a planted fault that turns exactly these red, and may turn those red"
@@ -206,6 +207,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]
     for item in items:
+        only = item.get_closest_marker("only")
+        if only and only.args[0] != run.provider:
+            item.add_marker(pytest.mark.skip(reason=f"only with --provider {only.args[0]}: {only.args[1]}"))
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TEST_LIMIT_S, func_only=True))
     run.file.command = command(items, config)

@@ -17,7 +17,7 @@ from tests.unit.scenario.fakes import FakeLab
 Fault = Callable[[Faults, str], AbstractContextManager[None]]
 
 SWAP = ["dmsetup suspend --noflush --nolockfs r0-data", "dmsetup resume r0-data"]
-WHOLE = ["dmsetup load r0-data --table '0 1048576 linear /dev/mapper/r0-data-log 0'", *SWAP]
+WHOLE = ["dmsetup load r0-data --table '0 1048576 linear /dev/disk/by-hapair/r0-data-below 0'", *SWAP]
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def ran(lab: FakeLab) -> list[str]:
     ("reads_and_writes", "name", "table"),
     [
         ((True, True), "disk_errors", "error"),
-        ((False, True), "disk_write_errors", "flakey /dev/mapper/r0-data-log 0 0 1 1 error_writes"),
-        ((True, False), "disk_read_errors", "flakey /dev/mapper/r0-data-log 0 0 1 1 error_reads"),
+        ((False, True), "disk_write_errors", "flakey /dev/disk/by-hapair/r0-data-below 0 0 1 1 error_writes"),
+        ((True, False), "disk_read_errors", "flakey /dev/disk/by-hapair/r0-data-below 0 0 1 1 error_reads"),
     ],
 )
 def test_a_failing_disk(lab: FakeLab, faults: Faults, reads_and_writes: Sequence[bool], name: str, table: str) -> None:
@@ -56,7 +56,7 @@ def test_a_failing_disk(lab: FakeLab, faults: Faults, reads_and_writes: Sequence
 
 def test_a_slow_and_a_hanging_disk(lab: FakeLab, faults: Faults) -> None:
     with disk_faults.slow(faults, "n1", 0.25, part="meta"):
-        assert "delay /dev/mapper/r0-meta-log 0 250" in ran(lab)[0]
+        assert "delay /dev/disk/by-hapair/r0-meta-below 0 250" in ran(lab)[0]
     done = len(ran(lab))
     with disk_faults.hanging(faults, "n1"):
         assert ran(lab)[done:] == SWAP[:1]

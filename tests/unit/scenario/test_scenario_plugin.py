@@ -194,6 +194,14 @@ def test_a_long_scenario_is_named_and_left_out_unless_it_is_asked_for(run: Run) 
     assert "left out" not in run(LONG, "-k", "good").stdout.str()
 
 
+@pytest.mark.parametrize("played", ["uml", "vagrant"])
+def test_a_scenario_for_one_provider_is_skipped_with_its_reason_on_another(run: Run, played: str) -> None:
+    marked = 'import pytest\n\n@pytest.mark.only("uml", "disks keep all")\n' + GOOD
+    done = run(marked, "--provider", played, "-rs")
+    done.assert_outcomes(**{"passed" if played == "uml" else "skipped": 1})
+    assert ("only with --provider uml: disks keep all" in done.stdout.str()) is (played == "vagrant")
+
+
 SHARED = (
     LONG
     + BAD
