@@ -33,6 +33,8 @@ SERVING_S = 90.0
 VIRTUAL_SERVING_S = 180.0
 FREE_BYTES = 2 << 30
 """What a lab's overlays and disks may grow to while scenarios run."""
+FULL_BYTES = 16 << 20
+"""With less than this, what fails on a disk fails because it is full."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 INPUTS = "inputs.json"
@@ -149,7 +151,7 @@ def bring_up(
 
     Raises:
         BadInput: a lab of that name was made of something else, or was left behind by a run that died.
-        HostLacks: too little disk or memory.
+        HostLacks: too little disk or memory, or the disk became full meanwhile.
         HapairError: a node did not come up, or the container does not answer.
     """
     stretch(hypervisor)
@@ -172,8 +174,15 @@ def bring_up(
                 lent = seed.ensure(plain, progress) if virtual.borrows(artifacts.box) else None
                 return _first_virtual(folder, inputs, artifacts.box, progress, lent)
             return _first(folder, inputs, seed.ensure(inputs, progress), progress)
-        except BaseException:
+        except BaseException as error:
+            full = isinstance(error, Exception) and shutil.disk_usage(folder.parent).free < FULL_BYTES
             client.destroy(folder)
+            if full:
+                # Whatever failed first: with no room for a log, it often says nothing of that.
+                raise HostLacks(
+                    f"the disk of {folder.parent} became full while the lab came up",
+                    f"free {FREE_BYTES >> 20} MiB there, or more; then bring it up again",
+                ) from error
             raise
 
 

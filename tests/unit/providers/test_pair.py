@@ -216,6 +216,19 @@ def test_a_provisioning_that_fails_leaves_no_lab(state: Path, tmp_path: Path, mo
     assert list(state.iterdir()) == []
 
 
+def test_a_disk_that_becomes_full_is_named_whatever_failed_of_it(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> Path:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(64 << 30, 64 << 30, 0))
+        raise TimedOut("no")
+
+    monkeypatch.setattr(seed, "ensure", fails)
+    with pytest.raises(HostLacks, match=f"the disk of {state} became full while the lab came up"):
+        pair.bring_up("new", example_site(), artifacts_in(tmp_path), log.silent())
+    assert list(state.iterdir()) == []
+
+
 def test_what_is_not_there_is_neither_attached_to_nor_destroyed(state: Path) -> None:
     with pytest.raises(BadInput, match="the lab 'new' does not run") as caught:
         pair.attach("new")
