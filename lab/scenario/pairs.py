@@ -100,31 +100,13 @@ def given(config: pytest.Config) -> Share | None:
     return Share(**vars(config)["workerinput"][OURS]) if is_worker(config) else None
 
 
-def tell(config: pytest.Config, left_out: list[str], found_labs: list[str], cleared_labs: list[str]) -> None:
-    """Tell the process that reports what this worker left out and up, and removed, when it has ended."""
-    vars(config)["workeroutput"][OURS] = {
-        "left_out": left_out,
-        "found_labs": found_labs,
-        "cleared_labs": cleared_labs,
-    }
+def tell(config: pytest.Config, **names: list[str]) -> None:
+    """Tell the process that reports what this worker left out, up, or removed: as the lists are when it has ended."""
+    vars(config)["workeroutput"][OURS] = names
 
 
-def left_out(worker: Worker) -> list[str]:
-    """Return what a worker told that it left out; nothing of one that died."""
-    return _told(worker, "left_out")
-
-
-def found_labs(worker: Worker) -> list[str]:
-    """Return which labs a worker told that it had found and left up; none of one that died."""
-    return _told(worker, "found_labs")
-
-
-def cleared_labs(worker: Worker) -> list[str]:
-    """Return which labs of earlier sessions a worker told that it had removed; none of one that died."""
-    return _told(worker, "cleared_labs")
-
-
-def _told(worker: Worker, what: str) -> list[str]:
+def told(worker: Worker, what: str) -> list[str]:
+    """Return one of the lists that a worker told; nothing of one that died."""
     return list(getattr(worker, "workeroutput", {}).get(OURS, {}).get(what, ()))
 
 

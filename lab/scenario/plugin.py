@@ -103,9 +103,9 @@ class Run:
     @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
     def pytest_testnodedown(self, node: pairs.Worker, error: object) -> None:
         """Take from a worker what it left out and left up, or note that it died."""
-        self.left_out = pairs.left_out(node) or self.left_out
-        self.found_labs += pairs.found_labs(node)
-        self.cleared_labs += pairs.cleared_labs(node)
+        self.left_out = pairs.told(node, "left_out") or self.left_out
+        self.found_labs += pairs.told(node, "found_labs")
+        self.cleared_labs += pairs.told(node, "cleared_labs")
         if error:
             self.orphans.append(pairs.lab_of(node))
 
@@ -201,7 +201,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     run = config.stash[RUN]
     run.left_out = [item.name for item in slow if item not in left]
     if run.share.part:
-        pairs.tell(config, run.left_out, run.found_labs, run.cleared_labs)
+        pairs.tell(config, left_out=run.left_out, found_labs=run.found_labs, cleared_labs=run.cleared_labs)
     left += [item for item in slow if item not in left]
     if left:
         config.hook.pytest_deselected(items=left)
