@@ -390,7 +390,7 @@ def destroy(folder: Path) -> None:
         if not folder.exists():
             return
         if not (folder / PLAN).is_file() and any(folder.iterdir()):
-            raise BadInput(f"{folder} is no lab", "name the folder of a lab")
+            raise BadInput(f"{folder} is no lab", "move it away, or take another name")
         stop(folder)
         if (folder / PLAN).is_file():
             _leave_host(folder)

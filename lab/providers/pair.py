@@ -38,6 +38,10 @@ FULL_BYTES = 16 << 20
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 INPUTS = "inputs.json"
+COMING = "coming-up"
+"""A file in the folder of a lab that has never been up: what brings it up is at work, or was killed."""
+FOR_ONCE = "for-once"
+"""A file in the folder of a lab that whoever brought it up destroys at its end, unless it is killed."""
 """In a lab's folder: what it was made of, so that a second `lab.up` knows its own."""
 
 DOWN = "down"
@@ -142,12 +146,14 @@ def bring_up(
     *,
     seed_number: int = 0,
     hypervisor: Hypervisor | None = None,
+    for_once: bool = False,
 ) -> Pair:
     """Bring a lab up until its container answers; one that runs already, made of the same, is left as it is.
 
     Args:
         seed_number: of the cables' random faults.
         hypervisor: what virtual machines run on; without one the nodes are User-Mode Linux.
+        for_once: a new one is destroyed by its maker in any case, or by `clear` when that was killed.
 
     Raises:
         BadInput: a lab of that name was made of something else, or was left behind by a run that died.
@@ -172,8 +178,13 @@ def bring_up(
         try:
             if artifacts.box:
                 lent = seed.ensure(plain, progress) if virtual.borrows(artifacts.box) else None
-                return _first_virtual(folder, inputs, artifacts.box, progress, lent)
-            return _first(folder, inputs, seed.ensure(inputs, progress), progress)
+                made = _first_virtual(folder, inputs, artifacts.box, progress, lent)
+            else:
+                made = _first(folder, inputs, seed.ensure(inputs, progress), progress)
+            if for_once:
+                (folder / FOR_ONCE).touch()
+            (folder / COMING).unlink()
+            return made
         except BaseException as error:
             full = isinstance(error, Exception) and shutil.disk_usage(folder.parent).free < FULL_BYTES
             client.destroy(folder)
@@ -188,6 +199,7 @@ def bring_up(
 
 def _make_folder(folder: Path, inputs: seed.Inputs) -> None:
     folder.mkdir(mode=0o700)
+    (folder / COMING).touch()
     (folder / PLAN).write_text(inputs.plan.dump())
     (folder / INPUTS).write_text(json.dumps({"key": inputs.key, "site": inputs.site.model_dump(mode="json")}))
 
@@ -220,6 +232,8 @@ def _first_virtual(folder: Path, inputs: seed.Inputs, box: Box, progress: Steps,
 def _again(folder: Path, site: Site, inputs: seed.Inputs, progress: Steps) -> Pair:
     """Take up a lab that exists: running and made of the same, or cleanly down."""
     name = folder.name
+    if (folder / COMING).exists():
+        raise _left_behind(folder)
     if json.loads((folder / INPUTS).read_text())["key"] != inputs.key:
         raise BadInput(
             f"the name {name!r} is in use by a lab made of another site, provider, kernel or image",
@@ -351,8 +365,9 @@ def shut_down(pair: Pair, progress: Steps) -> None:
     if third.state() == "on":
         third.run(["sync"], limit_s=10)
     third.power_off()
-    client.stop(pair.lab.folder)
-    (pair.lab.folder / DOWN).touch()
+    with client.locked(pair.lab.folder):  # nobody takes it for dead in between
+        client.stop(pair.lab.folder)
+        (pair.lab.folder / DOWN).touch()
 
 
 def destroy(name: str) -> bool:
@@ -361,6 +376,22 @@ def destroy(name: str) -> bool:
     found = folder.exists()
     client.destroy(folder)
     return found
+
+
+def clear(name: str) -> bool:
+    """Destroy what a killed command left of a lab: one that never came up, or that was for once; return whether.
+
+    The caller has it `reserved`. Any other stays, whatever state it is in.
+
+    Raises:
+        BadInput: another command is at work on it.
+    """
+    folder = folder_of(name)
+    with client.locked(folder):
+        left = (folder / COMING).exists() or (folder / FOR_ONCE).exists()
+        if left:
+            client.destroy(folder)
+    return left
 
 
 def names() -> list[str]:

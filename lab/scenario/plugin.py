@@ -29,10 +29,9 @@ import pytest
 from lab import log
 from lab.errors import HapairError
 from lab.hosts.site import EXAMPLE, Site, load_site
-from lab.paths import PROJECT
 from lab.providers import pair
 from lab.providers.base import LIBVIRTS, PROVIDERS
-from lab.scenario import page, pairs, shell
+from lab.scenario import page, pairs, runfolder, shell
 from lab.scenario.capture import uncaptured
 from lab.scenario.pairs import Share
 from lab.scenario.report import Report, Result
@@ -43,8 +42,6 @@ from lab.scenario.verdict import Outcome
 if TYPE_CHECKING:
     from lab.artifacts import Ready
 
-LAB = "scenarios"
-"""The lab that a session brings up unless another is named; what is called so, or so and a number, is a session's."""
 SWITCHOVERS = 3
 TEST_LIMIT_S = 600.0  # one scenario without its set-up; every wait inside is bounded far below
 
@@ -78,7 +75,7 @@ class Run:
         self.found_labs: list[str] = []
         """Labs that were there before and are left up, as they were."""
         self.cleared_labs: list[str] = []
-        """Labs of earlier sessions that had died, removed before this one brought up its own."""
+        """Labs of earlier sessions that were killed, removed before this one brought up its own."""
 
     def folder_of(self, name: str) -> Path:
         """Return a new folder for one attempt at a scenario."""
@@ -126,14 +123,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--long", action="store_true", help="with the scenarios that take minutes")
     group.addoption("--keep", action="store_true", help="leave the lab running at the end")
     group.addoption("--shell-on-failure", action="store_true", help="drop into the pair when a scenario fails")
-    group.addoption("--lab", default=LAB, help="name of the lab to bring up")
+    group.addoption("--lab", default="scenarios", help="name of the lab to bring up")
     group.addoption(
         "--pairs",
         default="1",
         help="how many pairs play scenarios side by side (default 1; NAME, NAME-2, … are their labs), or auto: two of "
         "User-Mode Linux where cores and memory are enough, else, or with -k, one",
     )
-    group.addoption("--run-dir", type=Path, default=None, help="where the run is written (default out/runs/TIME)")
+    group.addoption("--run-dir", type=Path, default=None, help="where the run is written (default out/runs/TIME-PID)")
     group.addoption("--switchovers", type=int, default=SWITCHOVERS, help="how many switchovers scenario 31 makes")
 
 
@@ -168,8 +165,7 @@ def _whole(config: pytest.Config) -> Share:
     """Return what one process plays that plays everything."""
     given = config.getoption("--seed")
     seed = given if given is not None else random.SystemRandom().randrange(1 << 31)
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    folder = config.getoption("--run-dir") or PROJECT / "out" / "runs" / stamp
+    folder = config.getoption("--run-dir") or runfolder.new(time.time())
     return Share(seed, str(Path(folder).absolute()), config.getoption("--lab"))
 
 
@@ -238,20 +234,26 @@ def rig(request: pytest.FixtureRequest, run: Run, site: Site, ready: Ready) -> I
     with ExitStack() as held:
         try:
             held.enter_context(pair.reserved(name))
-            if request.config.getoption("--lab") == LAB and pair.left_behind(name):
-                pair.destroy(name)
-                run.cleared_labs.append(name)
+            run.cleared_labs += [name] * pair.clear(name)
             # One that is there may have been played with.
             found = pair.folder_of(name).exists()
             run.usable = not found
             with uncaptured(request.config), shown as progress:
                 made = ready.artifacts
-                up = pair.bring_up(name, site, made, progress, seed_number=run.seed, hypervisor=ready.hypervisor)
+                up = pair.bring_up(
+                    name,
+                    site,
+                    made,
+                    progress,
+                    seed_number=run.seed,
+                    hypervisor=ready.hypervisor,
+                    for_once=not request.config.getoption("--keep"),
+                )
         except HapairError as error:
             if run.share.part:
                 # Or this worker would take scenario after scenario from the others, and fail each at once.
                 request.session.shouldstop = f"the lab {name} does not come up: {error.message}"
-            raise
+            pytest.fail(str(error), pytrace=False)
         yield Rig(up, lambda: pair.reset(up, log.silent()))
         if found:
             run.found_labs.append(name)
@@ -416,9 +418,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if run.orphans and run.unplayed:
         terminalreporter.line(f"not played to their end: {', '.join(run.unplayed)}")
     for name in run.cleared_labs:
-        terminalreporter.line(f"the lab {name} of an earlier session, which had died, was removed first")
+        terminalreporter.line(f"the lab {name} of an earlier session, which had been killed, was removed first")
     for name in run.found_labs:
-        terminalreporter.line(f"the lab {name} was there before and is left up; remove it with")
+        terminalreporter.line(f"the lab {name} was there before: it was reset, and is left up; remove it with")
         terminalreporter.line(f"    ./dev invoke lab.destroy --name {name}")
     if run.report.results:
         terminalreporter.section("scenarios")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,10 +17,18 @@ from lab.scenario.verdict import Outcome, Verdict
 
 RUNS = PROJECT / "out" / "runs"
 PAGE = "report.html"
-NAME_A_RUN = "name the folder of a run, such as out/runs/20260102T030405Z"
+NAME_A_RUN = "name the folder of a run, such as out/runs/20260102T030405Z-4711"
 HISTORY = "history.jsonl"
 OWN = (HISTORY, "verdict.json", "facts.json")
 """What a scenario writes beside the logs that it collects."""
+
+
+def new(began: float) -> Path:
+    """Return where a run that began then (wall time) is written: no other has it, even if it began in the same second.
+
+    It is not made: what is only looked at leaves none.
+    """
+    return RUNS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(began))}-{os.getpid()}"
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ def demo(
         running = pair.bring_up(name, model, made.artifacts, progress, hypervisor=made.hypervisor)
     try:
         began = time.time()
-        run = runfolder.RUNS / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(began))
+        run = runfolder.new(began)
         drawn = story.run(running, run / "demo", log.out, Path(svg) if svg else None)
         log.say(f"report: {story.keep(drawn, run, 'vagrant' if made.hypervisor else 'uml', began)}")
     finally:

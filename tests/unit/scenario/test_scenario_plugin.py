@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -16,6 +15,8 @@ import pytest
 import lab.scenario.plugin  # noqa: F401 - loaded here once: each inner session would load parts of it anew
 from lab.hosts.site import EXAMPLE, load_site
 from lab.paths import PROJECT
+from lab.providers import pair
+from lab.providers.supervisor import PLAN
 from lab.scenario import pairs, shell
 from tests.unit.scenario.fakes import FakeLab
 
@@ -287,24 +288,26 @@ def test_only_a_lab_that_the_session_made_is_removed_at_its_end(
     done = run("def test_it(rig, run): assert run.usable is " + str(not there_before), "--lab", "lab-of-test")
     done.assert_outcomes(passed=1)
     assert removed == ([] if there_before else ["lab-of-test"])
-    assert ("lab-of-test was there before and is left up" in done.stdout.str()) is there_before
+    assert ("lab-of-test was there before: it was reset, and is left up" in done.stdout.str()) is there_before
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_a_lab_that_a_dead_session_left_is_removed_first_unless_its_name_was_given(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+@pytest.mark.parametrize("mark", [pair.COMING, pair.FOR_ONCE, "a person's"])
+def test_only_what_a_killed_session_left_of_a_lab_is_removed_first(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str
 ) -> None:
     lab = tmp_path / "labs" / "scenarios"
-    (lab / "of the dead").mkdir(parents=True)
+    lab.mkdir(parents=True)
+    for name in (mark, PLAN):
+        (lab / name).touch()
     monkeypatch.setattr("lab.providers.pair.folder_of", lambda _: lab)
     monkeypatch.setattr("lab.providers.pair.bring_up", lambda *_, **__: lab.mkdir(parents=True, exist_ok=True))
-    monkeypatch.setattr("lab.providers.pair.destroy", lambda _: shutil.rmtree(lab))
     run.pytester.makeconftest(REAL_RIG)
-    body = f"def test_it(rig, run): assert run.usable is {not named}"
-    done = run(body, *(("--lab", "of-a-person") if named else ()))
+    persons = mark == "a person's"
+    done = run(f"def test_it(rig, run): assert run.usable is {not persons}")
     done.assert_outcomes(passed=1)
-    assert (lab / "of the dead").exists() is named
-    assert ("of an earlier session, which had died, was removed first" in done.stdout.str()) is not named
+    assert (lab / mark).exists() is persons
+    assert ("of an earlier session, which had been killed, was removed first" in done.stdout.str()) is not persons
+    assert ("it was reset, and is left up" in done.stdout.str()) is persons
 
 
 def test_what_repeats_a_scenario_says_all_that_was_given(run: Run) -> None:
