@@ -38,11 +38,11 @@ FULL_BYTES = 16 << 20
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 INPUTS = "inputs.json"
-COMING = "coming-up"
-"""A file in the folder of a lab that has never been up: what brings it up is at work, or was killed."""
-FOR_ONCE = "for-once"
-"""A file in the folder of a lab that whoever brought it up destroys at its end, unless it is killed."""
 """In a lab's folder: what it was made of, so that a second `lab.up` knows its own."""
+COMING = "coming-up"
+"""In the folder of a lab that has never been up: what brings it up is at work, or was killed."""
+FOR_ONCE = "for-once"
+"""In the folder of a lab that whoever brought it up destroys at its end, unless it is killed."""
 
 DOWN = "down"
 """In a lab's folder: the nodes were shut down cleanly, and may be started again from their disks."""
@@ -267,7 +267,7 @@ def attach(name: str) -> Pair:
     """
     folder = folder_of(name)
     if not (folder / INPUTS).exists() or not client.running(folder):
-        if left_behind(name):
+        if _dead(folder):
             raise _left_behind(folder)
         state = "is down" if (folder / DOWN).exists() else "does not run"
         raise BadInput(f"the lab {name!r} {state}", f"invoke lab.up --name {name}")
@@ -415,15 +415,14 @@ def check_start(name: str, site: Site) -> None:
             f"rehearse with a copy of the site file whose store is url: http://{site.lab.third.address.ip}:8440",
         )
     folder = folder_of(name)
-    if left_behind(name):
+    if _dead(folder):
         raise _left_behind(folder)
     if not client.running(folder):
         _check_room(site)
 
 
-def left_behind(name: str) -> bool:
-    """Return whether the lab called `name` is neither up nor cleanly down: what ran it was killed."""
-    folder = folder_of(name)
+def _dead(folder: Path) -> bool:
+    """Return whether a lab is neither up nor cleanly down: what ran it was killed."""
     return folder.exists() and not client.running(folder) and not (folder / DOWN).exists()
 
 

@@ -73,7 +73,7 @@ class Run:
         self.unplayed: list[str] = []
         """Tests that a worker found and of which nothing was reported yet."""
         self.found_labs: list[str] = []
-        """Labs that were there before and are left up, as they were."""
+        """Labs that were there before and are left up, though reset."""
         self.cleared_labs: list[str] = []
         """Labs of earlier sessions that were killed, removed before this one brought up its own."""
 

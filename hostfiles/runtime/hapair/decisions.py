@@ -53,10 +53,9 @@ class DecisionLog:
 
     def drain(self, limit_s: float) -> None:
         """Wait until everything so far is written, but not longer than `limit_s`."""
-        due = time.monotonic() + limit_s
-        while self._lines.unfinished_tasks and time.monotonic() < due:
-            # Queue.join has no time limit, and the writer may hang on a broken disk.
-            time.sleep(0.005)
+        # Queue.join has no time limit, and the writer may hang on a broken disk.
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, limit_s)
 
     def _write(self) -> None:
         while True:

@@ -280,8 +280,8 @@ def room(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     assert not [path.name for path in tmp_path.glob("hapair-*")], "memory left behind"
 
 
-def up(tmp_path: Path, site: Site | None = None) -> Pair:
-    return pair.bring_up("lab", site or example_site(), artifacts_in(tmp_path), log.silent())
+def up(tmp_path: Path, site: Site | None = None, *, for_once: bool = False) -> Pair:
+    return pair.bring_up("lab", site or example_site(), artifacts_in(tmp_path), log.silent(), for_once=for_once)
 
 
 def quiet_power_down(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -294,6 +294,20 @@ def quiet_power_down(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(pair, "power_down", cut)
     return order
+
+
+@pytest.mark.spawns
+def test_what_is_cleared_is_a_lab_that_was_for_once_or_never_up(room: Path, tmp_path: Path) -> None:
+    up(tmp_path)
+    assert not pair.clear("lab") and client.running(room / "lab"), "a person's, and it runs"
+    (room / "lab" / pair.COMING).touch()  # as if what brings it up had been killed
+    with pytest.raises(BadInput, match="'lab' was left behind by a run that died"):
+        up(tmp_path)
+    assert pair.clear("lab")
+    up(tmp_path, for_once=True)
+    assert not (room / "lab" / pair.COMING).exists()
+    assert pair.clear("lab") and not pair.clear("lab")
+    assert pair.names() == []
 
 
 @pytest.mark.spawns

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 import lab.scenario.plugin  # noqa: F401 - loaded here once: each inner session would load parts of it anew
+from lab import proc
 from lab.hosts.site import EXAMPLE, load_site
 from lab.paths import PROJECT
 from lab.providers import pair
 from lab.providers.supervisor import PLAN
-from lab.scenario import pairs, shell
+from lab.scenario import pairs, runfolder, shell
 from tests.unit.scenario.fakes import FakeLab
 
 pytest_plugins = ["pytester"]
@@ -315,6 +316,14 @@ def test_what_repeats_a_scenario_says_all_that_was_given(run: Run) -> None:
     site.write_bytes(EXAMPLE.read_bytes())
     done = run(BAD, "--site", str(site), "--switchovers", "9")
     done.stdout.fnmatch_lines([f"repeat: ./dev nox -s * -k test_bad *--seed 7 --site '{site}' --switchovers 9"])
+
+
+@pytest.mark.spawns
+def test_runs_that_begin_in_one_second_have_folders_of_their_own() -> None:
+    asked = [sys.executable, "-c", "from lab.scenario import runfolder; print(runfolder.new(0.0))"]
+    one, other = (proc.run(asked, cwd=PROJECT, limit_s=20).text.strip() for _ in range(2))
+    assert one != other
+    assert Path(one).parent == runfolder.RUNS and Path(one).name.startswith("19700101T000000Z-")
 
 
 def test_looking_at_what_there_is_leaves_no_run_behind(run: Run) -> None:
